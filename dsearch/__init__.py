@@ -1,0 +1,37 @@
+"""dsearch: inference-time alignment of diffusion models by search.
+
+No gradients, no training: at every denoising step it draws several children of each image in progress, estimates the
+reward each will end with, keeps the best, and spends its budget where it pays.
+"""
+
+from . import methods
+from .core.contract import Beams, Choice, Denoiser, Method, Potential, Prediction, Reward, Rng, Scores, Selector, Value
+from .core.engine import RewardError
+from .core.loop import Lineage, Result, Step, search
+from .core.plan import Bill, Plan
+from .core.rng import KeyedRng
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Beams",
+    "Bill",
+    "Choice",
+    "Denoiser",
+    "KeyedRng",
+    "Lineage",
+    "Method",
+    "Plan",
+    "Potential",
+    "Prediction",
+    "Result",
+    "Reward",
+    "RewardError",
+    "Rng",
+    "Scores",
+    "Selector",
+    "Step",
+    "Value",
+    "methods",
+    "search",
+]

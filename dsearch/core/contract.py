@@ -1,0 +1,264 @@
+"""The types every part of dsearch agrees on: the first file to read.
+
+Axis letters, used in every shape of the library:
+
+- `B` groups that never mix, one a prompt (a single one when a method pools its prompts);
+- `K` beams alive in a group, `w` children a beam, `N = K * w` candidates, siblings adjacent;
+- `R` flat rows, whatever groups and beams they come from;
+- `...` what the model makes of one sample, which the core never opens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .plan import Bill, Plan
+
+__all__ = [
+    "Beams",
+    "Choice",
+    "Denoiser",
+    "Memory",
+    "Method",
+    "Potential",
+    "Prediction",
+    "Reward",
+    "Rng",
+    "Scores",
+    "Selector",
+    "Value",
+    "map_tree",
+    "take",
+]
+
+Memory = Any
+"""What a potential remembers of a beam: None, a `[B, K, ...]` tensor, or a (nested) tuple of such tensors."""
+
+Reward = Callable[[Tensor, list[str]], Tensor]
+"""`(images [R, 3, H, W] in [0, 1], prompts of the R rows) -> [R]`, higher is better. Any callable will do."""
+
+Tree = TypeVar("Tree")
+
+
+def map_tree(function: Callable[..., Tensor], *trees: Tree) -> Tree:
+    """The function of corresponding leaves. A tree is a tensor, None, or a (named) tuple of trees."""
+    first: Any = trees[0]
+    if first is None:
+        return first
+    if isinstance(first, Tensor):
+        return function(*trees)  # type: ignore[return-value]
+    if isinstance(first, tuple):
+        parts = [map_tree(function, *leaves) for leaves in zip(*trees, strict=True)]  # type: ignore[call-overload]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)  # type: ignore[return-value]
+    raise TypeError(f"what follows a beam is a tensor, None or a tuple of them, not {type(first).__name__}")
+
+
+def take(tree: Tree, index: Tensor) -> Tree:
+    """Gather along the beam axis: `[B, N, ...]` leaves and `index [B, K]` -> `[B, K, ...]` leaves.
+
+    `take(take(x, i), j) == take(x, take(i, j))`.
+    """
+    group = torch.arange(index.shape[0], device=index.device)[:, None]
+    return map_tree(lambda leaf: leaf[group, index], tree)
+
+
+class Prediction(NamedTuple):
+    """What the network says of noisy samples.
+
+    Attributes:
+        out: the network's own output (after guidance), as the model's `step` wants it.
+        x0: the posterior mean E[x_0 | x_t] (Tweedie), in the space that `decode` reads.
+    """
+
+    out: Any
+    x0: Tensor
+
+
+@dataclass(frozen=True)
+class Beams:
+    """The samples in progress; every leaf is `[B, K, ...]` and all are gathered together or none.
+
+    Attributes:
+        x: `[B, K, ...]` the noisy samples x_t.
+        pred: the network's prediction for each: carried, so that a survivor is never predicted twice.
+        value: `[B, K]` its last value, an estimate of the final reward (nan before it was first asked).
+        log_w: `[B, K]` log importance weights (zeros for methods without a potential).
+        memory: what the method's potential remembers.
+        prompt: `[B, K]` index of its prompt.
+        child: `[B, K]` which of the N candidates of the last step it was.
+    """
+
+    x: Tensor
+    pred: Prediction
+    value: Tensor
+    log_w: Tensor
+    memory: Memory
+    prompt: Tensor
+    child: Tensor
+
+    def take(self, index: Tensor) -> Beams:
+        """`index [B, K']` -> the beams it names, every leaf gathered alike."""
+        return Beams(*(take(getattr(self, field.name), index) for field in dataclasses.fields(self)))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All that choosing may see, `[B, N]` each.
+
+    Attributes:
+        value: the candidates' values.
+        parent: their parents' values (nan where a parent was never scored).
+        log_w: log-weights, the potential's increment included once it has been asked.
+        memory: the potential's memory, one entry a candidate.
+        step: the noise level reached: 1 after the first denoising step, `num_steps` when clean.
+        width: children a beam; `N = K * width`, siblings adjacent.
+        final: True at the clean end, where values are final rewards.
+    """
+
+    value: Tensor
+    parent: Tensor
+    log_w: Tensor
+    memory: Memory
+    step: int
+    width: int
+    final: bool
+
+    def take(self, index: Tensor) -> Scores:
+        """The candidates that `index [B, K]` names, as a population of their own (width 1)."""
+        rows = (take(leaf, index) for leaf in (self.value, self.parent, self.log_w, self.memory))
+        return Scores(*rows, self.step, 1, self.final)
+
+
+class Choice(NamedTuple):
+    """Which candidates live on.
+
+    Attributes:
+        index: `[B, K']` into the N candidates.
+        log_w: `[B, K']` their log-weights from here on.
+    """
+
+    index: Tensor
+    log_w: Tensor
+
+
+class Rng(Protocol):
+    """Where all randomness comes from. Keyed, so that what a group draws does not depend on its batch-mates."""
+
+    def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+        """Standard normals, float32, on the CPU; `shape[0]` is the number of groups."""
+        ...
+
+    def uniform(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+        """Uniforms in [0, 1), float64, on the CPU; `shape[0]` is the number of groups."""
+        ...
+
+    def categorical(self, use: str, step: int, log_p: Tensor, n: int) -> Tensor:
+        """`log_p [B, N]`, not necessarily normalised -> `[B, n]` indices drawn with replacement."""
+        ...
+
+    def under(self, name: str) -> Rng:
+        """A source of its own for a part of a method (a value's rollouts, say)."""
+        ...
+
+
+class Denoiser(Protocol):
+    """A diffusion model as the search sees it. It holds no state of a search.
+
+    Step 0 is pure noise and `num_steps` is clean: the reverse kernel of step i leads from level i to level i + 1.
+    A model may also have `release()`, called once when a search ends (to free offloaded modules, say).
+    """
+
+    num_steps: int
+
+    def encode(self, prompts: list[str]) -> Any:
+        """Prompts -> conditions, asked once a search; handed back to `predict`."""
+        ...
+
+    def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
+        """Pure noise x_T, `[B, K, ...]` for `lead = (B, K)`."""
+        ...
+
+    def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
+        """The randomness of the reverse kernel of step `step`, `[B, K, w, ...]` for `lead = (B, K, w)`."""
+        ...
+
+    def predict(self, x: Tensor, step: int, cond: Any, prompt: Tensor) -> Prediction:
+        """Flat rows `x [R, ...]` at level `step`, `prompt [R]` into the conditions -> their prediction.
+
+        At `num_steps` the samples are clean: x comes back as its own x0 and nothing is billed.
+        """
+        ...
+
+    def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
+        """The reverse kernel: x and pred `[B, K, 1, ...]`, noise `[B, K, w, ...]` -> `[B, K, w, ...]`."""
+        ...
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Flat clean samples `[R, ...]` -> what the reward reads (images `[R, 3, H, W]` in [0, 1])."""
+        ...
+
+
+class Value(Protocol):
+    """An estimate of the reward a candidate will end with."""
+
+    def __call__(self, children: Beams, step: int, engine: Engine) -> Tensor:
+        """Candidates at level `step`, leaves `[B, N, ...]` -> `[B, N]`."""
+        ...
+
+    def cost(self, step: int, num_steps: int) -> Bill:
+        """What valuing one candidate at level `step` costs."""
+        ...
+
+
+class Potential(Protocol):
+    """The Feynman-Kac weight of a step."""
+
+    def initial(self, lead: tuple[int, int], device: torch.device) -> Memory:
+        """The memory of `lead = (B, K)` beams before the first score."""
+        ...
+
+    def __call__(self, scores: Scores) -> tuple[Tensor, Memory]:
+        """-> the increment of the log-weights `[B, N]`, and the new memory."""
+        ...
+
+
+Selector = Callable[[Scores, int, Rng], Choice]
+"""`(scores, keep, rng) -> Choice` of `keep` candidates: it returns indices, never samples."""
+
+
+class Method(NamedTuple):
+    """A search method: a plan and three small functions.
+
+    Attributes:
+        plan: `num_steps -> Plan`.
+        reward: what is searched for.
+        value: how a candidate's final reward is estimated on the way.
+        potential: how values become weights.
+        select: which candidates live on.
+        pool: one group over all prompts, beam k carrying prompt k mod P (the published code's way).
+        name: for tables and errors.
+    """
+
+    plan: Callable[[int], Plan]
+    reward: Reward
+    value: Value
+    potential: Potential
+    select: Selector
+    pool: bool = False
+    name: str = "method"
+
+    def bill(self, num_steps: int) -> Bill:
+        """What a run of `num_steps` will cost a group, known before anything is spent.
+
+        A group is a prompt, or the whole pool where `pool` is set.
+        """
+        return self.plan(num_steps).bill(self.value.cost)
+

@@ -1,0 +1,162 @@
+"""The engine: runs the networks over chunks of rows, counts the bill, checks what rewards return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .contract import Beams, Denoiser, Prediction, Reward, map_tree
+from .plan import Bill, positive
+
+__all__ = ["Chunks", "Engine", "RewardError"]
+
+
+class RewardError(RuntimeError):
+    """A reward raised, or returned something other than one number an image.
+
+    Attributes:
+        step: the noise level reached (`num_steps` is clean).
+        prompts: those of the rows concerned.
+    """
+
+    def __init__(self, message: str, step: int, prompts: list[str]) -> None:
+        shown = ", ".join(map(repr, dict.fromkeys(prompts)))
+        super().__init__(f"{message} (step {step}, prompts {shown})")
+        self.step, self.prompts = step, prompts
+
+
+class Chunks:
+    """Rows at once through the network, the decoder and the reward; they change memory and speed, not the result."""
+
+    def __init__(self, chunk: int | None = 64, decode: int | None = 16, reward: int | None = 64) -> None:
+        self.chunk = None if chunk is None else positive("chunk", chunk)
+        self.decode = None if decode is None else positive("decode_chunk", decode)
+        self.reward = None if reward is None else positive("reward_chunk", reward)
+
+
+class Engine:
+    """Everything of a search that costs: network rows, decodes and rewards, counted as they happen.
+
+    Args:
+        denoiser: the model.
+        reward: what is searched for.
+        prompts: the P prompts; they are encoded here, once.
+        pool: whether beams of one group may carry different prompts.
+        chunks: rows at once.
+        allowance: the plan's bill for all groups together; spending more raises a RuntimeError.
+        advance: told the rows of each network call (a progress bar).
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        reward: Reward,
+        prompts: list[str],
+        *,
+        pool: bool,
+        chunks: Chunks,
+        allowance: Bill,
+        advance: Callable[[int], object],
+    ) -> None:
+        self.denoiser, self.prompts = denoiser, prompts
+        self.spent = Bill()
+        self._reward, self._pool, self._chunks = reward, pool, chunks
+        self._allowance, self._advance = allowance, advance
+        self._cond = denoiser.encode(prompts)
+        self._unread: list[tuple[Tensor, int, list[str]]] = []
+
+    def predict(self, beams: Beams, step: int) -> Beams:
+        """The beams with their predictions at level `step`; clean ones cost nothing."""
+        x, prompt = beams.x.flatten(0, 1), beams.prompt.flatten()
+        clean = step == self.denoiser.num_steps
+        parts = []
+        for rows in _slices(len(x), None if clean else self._chunks.chunk):
+            parts.append(self.denoiser.predict(x[rows], step, self._cond, prompt[rows]))
+            if not clean:
+                self._spend(Bill(model_calls=len(x[rows])))
+                self._advance(len(x[rows]))
+        joined: Prediction = map_tree(lambda *leaves: torch.cat(leaves) if len(leaves) > 1 else leaves[0], *parts)
+        lead = beams.x.shape[:2]
+        return replace(beams, pred=map_tree(lambda leaf: leaf.unflatten(0, lead), joined))
+
+    def reward(self, x0: Tensor, prompt: Tensor, step: int) -> Tensor:
+        """Clean samples or posterior means `[B, N, ...]` -> the reward of their decoded images, `[B, N]`."""
+        return self._rewarded(x0, prompt, step, lambda images: None)
+
+    def finish(self, beams: Beams) -> tuple[Tensor, Tensor]:
+        """Clean beams -> their images `[B, N, ...]` and final rewards `[B, N]`: one decode and one reward each."""
+        images: list[Tensor] = []
+        rewards = self._rewarded(beams.pred.x0, beams.prompt, self.denoiser.num_steps, images.append)
+        return torch.cat(images).unflatten(0, beams.x.shape[:2]), rewards
+
+    def settle(self) -> None:
+        """Read the checks left on an accelerator, so that no nan passes. Called once, when the search ends."""
+        for bad, step, prompts in self._unread:
+            _refuse_nan(bad, step, prompts)
+        self._unread.clear()
+
+    def _rewarded(self, x0: Tensor, prompt: Tensor, step: int, see: Callable[[Tensor], object]) -> Tensor:
+        flat, prompts = x0.flatten(0, 1), self._prompts_of(prompt)
+        values = []
+        for rows in _slices(len(flat), self._chunks.reward):
+            images = self._decoded(flat[rows])
+            values.append(self._ask(images, prompts[rows], step).to(x0.device, non_blocking=True))
+            see(images)
+        return torch.cat(values).unflatten(0, x0.shape[:2])
+
+    def _decoded(self, x0: Tensor) -> Tensor:
+        self._spend(Bill(decodes=len(x0)))
+        parts = [self.denoiser.decode(x0[rows]) for rows in _slices(len(x0), self._chunks.decode)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _ask(self, images: Tensor, prompts: list[str], step: int) -> Tensor:
+        self._spend(Bill(reward_calls=len(images)))
+        try:
+            value = torch.as_tensor(self._reward(images, prompts))
+        except Exception as error:
+            raise RewardError(f"the reward raised {type(error).__name__}: {error}", step, prompts) from error
+        if value.shape != (len(images),):
+            raise RewardError(
+                f"the reward returned shape {tuple(value.shape)} for {len(images)} images; return one number an image",
+                step,
+                prompts,
+            )
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
+        self._check(value.isnan(), step, prompts)
+        return value
+
+    def _check(self, bad: Tensor, step: int, prompts: list[str]) -> None:
+        # Reading a flag from an accelerator would stall it at every step, so there it waits until the end.
+        if bad.device.type == "cpu":
+            _refuse_nan(bad, step, prompts)
+        else:
+            self._unread.append((bad, step, prompts))
+
+    def _prompts_of(self, prompt: Tensor) -> list[str]:
+        if self._pool:
+            return [self.prompts[i] for i in prompt.flatten().tolist()]
+        return [text for text in self.prompts for _ in range(prompt.shape[1])]
+
+    def _spend(self, bill: Bill) -> None:
+        self.spent = self.spent.plus(bill)
+        if self.spent.exceeds(self._allowance):
+            raise RuntimeError(
+                f"this step would spend {self.spent}, above the planned {self._allowance}; "
+                "a value's cost() must cover what it spends"
+            )
+
+
+def _slices(rows: int, size: int | None) -> Iterator[slice]:
+    size = size or max(rows, 1)
+    return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
+
+
+def _refuse_nan(bad: Tensor, step: int, prompts: list[str]) -> None:
+    where = bad.nonzero().flatten().tolist()
+    if where:
+        raise RewardError(
+            f"the reward is nan for {len(where)} of {len(prompts)} images", step, [prompts[i] for i in where]
+        )

@@ -1,0 +1,271 @@
+"""Plans and bills: plain integers, known before any tensor exists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+__all__ = [
+    "Bill",
+    "Drop",
+    "Plan",
+    "Search",
+    "drop_schedule",
+    "dsearch_plan",
+    "flip",
+    "search_probability",
+    "uniform_plan",
+]
+
+Drop = Literal["exponential", "linear", "quadratic", "sigmoid", "none"]
+Search = Literal["all", "uniform", "linear", "exponential"]
+Coins = int | Sequence[float]
+
+
+class Bill(NamedTuple):
+    """What a run costs a prompt (or the pool, where a method pools its prompts).
+
+    Attributes:
+        model_calls: rows through the network; a guided row counts once.
+        decodes: samples decoded, the final ones included.
+        reward_calls: images rewarded, the final ones included.
+    """
+
+    model_calls: int = 0
+    decodes: int = 0
+    reward_calls: int = 0
+
+    def plus(self, other: Bill, times: int = 1) -> Bill:
+        """This bill and `times` the other."""
+        return Bill(*(a + times * b for a, b in zip(self, other, strict=True)))
+
+    def exceeds(self, other: Bill) -> bool:
+        """True when any unit is above the other bill's."""
+        return any(a > b for a, b in zip(self, other, strict=True))
+
+
+def _at_posterior_mean(step: int, num_steps: int) -> Bill:
+    return Bill(0, 1, 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many beams and children at each denoising step: integers only, validated, immutable.
+
+    Attributes:
+        start: beams at x_T.
+        width: children a beam at step i.
+        keep: beams alive after step i.
+        score: whether the value is asked at step i; where not, width is 1 and all are kept.
+
+    Raises:
+        ValueError: naming the step, the value and the bound.
+    """
+
+    start: int
+    width: tuple[int, ...]
+    keep: tuple[int, ...]
+    score: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        if not self.width:
+            raise ValueError("a plan has at least 1 step")
+        if not len(self.width) == len(self.keep) == len(self.score):
+            raise ValueError(
+                f"width, keep and score name {len(self.width)}, {len(self.keep)} and {len(self.score)} steps; "
+                "give each one entry a step"
+            )
+        positive("start", self.start)
+        for i, (alive, width, keep, score) in enumerate(
+            zip(self.alive, self.width, self.keep, self.score, strict=True)
+        ):
+            positive(f"width at step {i}", width)
+            positive(f"keep at step {i}", keep)
+            if keep > alive * width:
+                raise ValueError(
+                    f"keep={keep} exceeds {alive * width} children at step {i}; raise width or lower keep"
+                )
+            if not score and (width, keep) != (1, alive):
+                raise ValueError(
+                    f"step {i} is not scored, so it takes width=1 and keeps all {alive} beams, "
+                    f"not width={width} and keep={keep}; score it, or leave it plain"
+                )
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps."""
+        return len(self.width)
+
+    @property
+    def alive(self) -> tuple[int, ...]:
+        """Beams alive before each step."""
+        return (self.start, *self.keep[:-1])
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Candidates of each step, `alive * width`."""
+        return tuple(a * w for a, w in zip(self.alive, self.width, strict=True))
+
+    @property
+    def model_calls(self) -> int:
+        """Network rows of a group: x_T's, and every candidate's but the clean ones, which need none."""
+        return self.start + sum(self.rows[:-1])
+
+    @property
+    def decodes(self) -> int:
+        """Decodes of a group when values are posterior means."""
+        return self.bill().decodes
+
+    @property
+    def reward_calls(self) -> int:
+        """Rewarded images of a group when values are posterior means."""
+        return self.bill().reward_calls
+
+    def bill(self, cost: Callable[[int, int], Bill] = _at_posterior_mean) -> Bill:
+        """The bill of a group, given what the value of one candidate at a level costs.
+
+        The clean candidates are decoded and rewarded once, whether the last step is scored or not.
+        """
+        last = self.rows[-1]
+        bill = Bill(self.model_calls, last, last)
+        for i, rows in enumerate(self.rows[:-1]):
+            if self.score[i]:
+                bill = bill.plus(cost(i + 1, self.num_steps), rows)
+        return bill
+
+
+def positive(name: str, value: int, at_least: int = 1) -> int:
+    """The value, if it is a whole number of at least `at_least`.
+
+    Raises:
+        ValueError: naming the value and the bound.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {at_least}")
+    return int(value)
+
+
+def one_of(name: str, value: str, kinds: object) -> None:
+    """Raises a ValueError unless `value` is one of the strings of the Literal `kinds`."""
+    if value not in get_args(kinds):
+        raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(get_args(kinds))}")
+
+
+def drop_schedule(kind: Drop, start: int, keep: int, num_steps: int) -> tuple[int, ...]:
+    """Beams alive after each of the first `num_steps - 1` steps (Li et al. 2025, section on beam pruning).
+
+    With n = num_steps - 1, B = start, e = keep, i = 0..n-1; truncated to a whole number and floored at `keep`:
+    exponential B (e/B)^(i/n), linear B - i (B-e)/n, quadratic e + (B-e) (1-i/n)^2,
+    sigmoid B / (1 + exp(-10 ((n-1-i)/n - 1/2))), none B.
+
+    Raises:
+        ValueError: for an unknown kind, or where keep exceeds start.
+    """
+    one_of("drop", kind, Drop)
+    big, end, n = positive("beams", start), positive("keep", keep), positive("num_steps", num_steps) - 1
+    if end > big:
+        raise ValueError(f"keep={end} exceeds beams={big}; start with at least as many beams as you keep")
+    curve: dict[str, Callable[[int], float]] = {
+        "exponential": lambda i: big * (end / big) ** (i / n),
+        "linear": lambda i: big - i * (big - end) / n,
+        "quadratic": lambda i: end + (big - end) * (1 - i / n) ** 2,
+        "sigmoid": lambda i: big / (1 + math.exp(-10 * ((n - 1 - i) / n - 0.5))),
+        "none": lambda i: big,
+    }
+    return tuple(max(end, int(curve[kind](i))) for i in range(n))
+
+
+def search_probability(kind: Search, num_steps: int) -> tuple[float, ...]:
+    """Probability of searching at each of the first `num_steps - 1` steps (Li et al. 2025).
+
+    With n = num_steps - 1: all 1, uniform 0.7, linear min(1, (i+10)/n), exponential 1 - exp(-3 i/n).
+    """
+    one_of("search", kind, Search)
+    n = positive("num_steps", num_steps) - 1
+    curve: dict[str, Callable[[int], float]] = {
+        "all": lambda i: 1.0,
+        "uniform": lambda i: 0.7,
+        "linear": lambda i: min(1.0, (i + 10) / n),
+        "exponential": lambda i: 1 - math.exp(-3 * i / n),
+    }
+    return tuple(curve[kind](i) for i in range(n))
+
+
+def flip(kind: Search, num_steps: int, coins: Coins) -> tuple[bool, ...]:
+    """Which of the first `num_steps - 1` steps search: one coin a step, drawn for every kind, heads below p.
+
+    Args:
+        kind: a search schedule.
+        num_steps: denoising steps.
+        coins: a seed, or the recorded uniforms of a run.
+
+    Raises:
+        ValueError: where recorded coins are too few or outside [0, 1).
+    """
+    p = search_probability(kind, num_steps)
+    drawn = _uniforms(coins, len(p)) if isinstance(coins, int | np.integer) else [float(c) for c in coins]
+    if len(drawn) < len(p):
+        raise ValueError(f"{len(drawn)} coins for {len(p)} steps; record one for each step but the last")
+    bad = [c for c in drawn if not 0 <= c < 1]
+    if bad:
+        raise ValueError(f"coin {bad[0]} is outside [0, 1)")
+    return tuple(c < q for c, q in zip(drawn, p, strict=False))
+
+
+def _uniforms(seed: int, n: int) -> list[float]:
+    # Philox is a published algorithm with a fixed stream: the same seed gives the same plan everywhere.
+    if seed < 0:
+        raise ValueError(f"coins={seed}: a seed is at least 0")
+    return [float(u) for u in np.random.Generator(np.random.Philox(key=seed)).random(n)]
+
+
+def uniform_plan(num_steps: int, beams: int = 1, width: int = 1, search: Sequence[bool] | None = None) -> Plan:
+    """`beams` throughout and `width` children a beam at the searching steps; the last, clean step is plain.
+
+    `search` says which of the first `num_steps - 1` steps search; by default all.
+    """
+    n = positive("num_steps", num_steps) - 1
+    on = (True,) * n if search is None else tuple(search)
+    positive("width", width)
+    return Plan(
+        start=beams,
+        width=(*(width if s else 1 for s in on), 1),
+        keep=(beams,) * num_steps,
+        score=(*on, False),
+    )
+
+
+def dsearch_plan(
+    num_steps: int, beams: int, keep: int, budget: int, drop: Drop, search: Search, coins: Coins
+) -> Plan:
+    """DSearch's own form: at searching steps `budget // alive` children a beam, then down to the drop schedule.
+
+    Steps that do not search cost one plain row a beam and drop nothing. The clean step is scored at width 1 and
+    prunes to `keep`, for an unlucky last coin would leave beams over. No step exceeds `budget` rows.
+
+    Raises:
+        ValueError: where the budget is below the beams, or keep above them.
+    """
+    target = drop_schedule(drop, beams, keep, num_steps)
+    if positive("budget", budget) < beams:
+        raise ValueError(
+            f"budget={budget} rows a step is below beams={beams}; raise budget or lower beams"
+        )
+    on = flip(search, num_steps, coins)
+    kept = list(accumulate(zip(on, target, strict=True), _drop, initial=beams))
+    return Plan(
+        start=beams,
+        width=(*(budget // alive if s else 1 for s, alive in zip(on, kept, strict=False)), 1),
+        keep=(*kept[1:], keep),
+        score=(*on, True),
+    )
+
+
+def _drop(alive: int, step: tuple[bool, int]) -> int:
+    searches, target = step
+    return min(alive, target) if searches else alive

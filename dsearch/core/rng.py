@@ -1,0 +1,78 @@
+"""The noise source: keyed, never global.
+
+A draw depends on (seed, id of the group, name, use, step) alone, so a prompt meets the same noise alone or among many,
+in any chunking, on one process or eight. The key is hashed to the 128 bits of numpy's Philox: torch's CPU generator keeps
+only 32 bits of its seed, and its streams are not stable under a change of length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["KeyedRng", "invert_cdf"]
+
+
+@dataclass(frozen=True)
+class KeyedRng:
+    """The default noise source.
+
+    Attributes:
+        seed: any whole number.
+        ids: one hashable (int or str) a group; groups of equal id draw equal noise.
+        name: set apart by `under`.
+    """
+
+    seed: int
+    ids: tuple[Hashable, ...]
+    name: str = ""
+
+    def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+        """Standard normals, float32, on the CPU; `shape[0]` is the number of groups."""
+        return self._draw(use, step, shape, torch.float32, lambda g, out: g.standard_normal(out=out, dtype=out.dtype))
+
+    def uniform(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+        """Uniforms in [0, 1), float64, on the CPU; `shape[0]` is the number of groups."""
+        return self._draw(use, step, shape, torch.float64, lambda g, out: g.random(out=out, dtype=out.dtype))
+
+    def categorical(self, use: str, step: int, log_p: Tensor, n: int) -> Tensor:
+        """`log_p [B, N]`, not necessarily normalised -> `[B, n]` indices drawn with replacement."""
+        u = self.uniform(use, step, (log_p.shape[0], n))
+        return invert_cdf(log_p, u.to(log_p.device, non_blocking=True))
+
+    def under(self, name: str) -> KeyedRng:
+        """A source of its own for a part of a method."""
+        return KeyedRng(self.seed, self.ids, f"{self.name}/{name}")
+
+    def _draw(
+        self, use: str, step: int, shape: Sequence[int], dtype: torch.dtype, fill: Callable[..., Any]
+    ) -> Tensor:
+        if shape[0] != len(self.ids):
+            raise ValueError(f"noise asked for {shape[0]} groups, but this source has {len(self.ids)} ids")
+        out = torch.empty(tuple(shape), dtype=dtype)
+        for key, group in zip(self.ids, out.view(len(self.ids), -1).numpy(), strict=True):
+            fill(self._generator(use, step, key), group)
+        return out
+
+    def _generator(self, use: str, step: int, key: Hashable) -> np.random.Generator:
+        text = repr((self.seed, self.name, use, step, key)).encode()
+        bits = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
+        return np.random.Generator(np.random.Philox(key=bits))
+
+
+def invert_cdf(log_w: Tensor, u: Tensor) -> Tensor:
+    """`log_w [..., N]` and uniforms `u [..., n]` in [0, 1) -> `[..., n]` indices; never one of zero weight.
+
+    In float64, normalised, with `right=True`: u = 0 falls on the first index of positive weight.
+    """
+    cdf = torch.softmax(log_w.double(), dim=-1).cumsum(dim=-1)
+    # The last sum is 1 only up to rounding; dividing makes it 1 exactly, and u stays below it.
+    u = u.double().clamp(max=math.nextafter(1.0, 0.0))
+    return torch.searchsorted(cdf / cdf[..., -1:], u.contiguous(), right=True)

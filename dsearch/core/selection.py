@@ -1,0 +1,154 @@
+"""Selectors: which candidates live on. They see scores and return indices, never samples."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .contract import Choice, Rng, Scores, Selector, take
+from .resample import Resampler, ess, systematic
+from .rng import invert_cdf
+
+__all__ = ["best_child", "chain", "replace_worst", "resample", "softmax_child", "top_k"]
+
+
+def best_child(scores: Scores, keep: int, rng: Rng) -> Choice:
+    """The best child of each beam, K of N = K w; the lowest index wins a tie. `keep` is not used."""
+    best = rearrange(scores.value, "b (k w) -> b k w", w=scores.width).argmax(dim=-1)
+    return _choose(scores, _child(best, scores.width))
+
+
+def softmax_child(temperature: float) -> Selector:
+    """One child of each beam, drawn from softmax(value / temperature) over its siblings (SVDD, alpha > 0).
+
+    Raises:
+        ValueError: for a temperature that is not above 0.
+    """
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature={temperature} must be above 0 and finite; for the best child use best_child")
+
+    def select(scores: Scores, keep: int, rng: Rng) -> Choice:
+        siblings = rearrange(scores.value, "b (k w) -> b k w", w=scores.width) / temperature
+        u = rng.uniform("child", scores.step, siblings.shape[:2]).to(siblings.device, non_blocking=True)
+        return _choose(scores, _child(invert_cdf(siblings, u[..., None])[..., 0], scores.width))
+
+    return select
+
+
+def top_k(sort: bool = False) -> Selector:
+    """The `keep` best of all candidates; the lowest index wins a tie.
+
+    Indices ascend, so that beams keep their order. With `sort`, they come by descending value where any candidate is
+    dropped, as in the published code.
+    """
+
+    def select(scores: Scores, keep: int, rng: Rng) -> Choice:
+        ranked = scores.value.argsort(dim=-1, descending=True, stable=True)
+        if keep == ranked.shape[1]:
+            ranked = ranked.sort(dim=-1).values
+        kept = ranked[:, :keep]
+        return _choose(scores, kept if sort else kept.sort(dim=-1).values)
+
+    return select
+
+
+def replace_worst(rate: float, temperature: float = 1.0, zscore: bool = True) -> Selector:
+    """DSearch-R: the worst floor(rate K) beams become draws from softmax(value / temperature) over the rest.
+
+    Draws are with replacement; the lowest index is the worse of equals. The survivors come first, in ascending order,
+    then the draws. With `zscore`, values are standardised over the group first, so that a temperature means the same
+    for kilobytes and for aesthetic scores; without, it is the paper's raw softmax.
+
+    Raises:
+        ValueError: for a rate outside (0, 1), or one that replaces no beam: rate K must reach 1.
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"rate={rate} is outside (0, 1); the paper takes 0.01 to 0.05")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature={temperature} must be above 0 and finite")
+
+    def select(scores: Scores, keep: int, rng: Rng) -> Choice:
+        beams = scores.value.shape[1]
+        n = replaced(rate, beams)
+        worst_first = scores.value.argsort(dim=-1, stable=True)
+        rest = worst_first[:, n:].sort(dim=-1).values
+        value = standardised(scores.value) if zscore else scores.value
+        drawn = rng.categorical("replace", scores.step, take(value, rest) / temperature, n)
+        return _choose(scores, torch.cat([rest, take(rest, drawn)], dim=1))
+
+    return select
+
+
+def replaced(rate: float, beams: int) -> int:
+    """How many of `beams` a rate replaces, floor(rate K).
+
+    Raises:
+        ValueError: where that is none, or all.
+    """
+    # 0.03 * 100 is 3.0 and 0.29 * 100 is 28.999...: the whole numbers people mean must come out.
+    n = math.floor(rate * beams + 1e-9)
+    if n < 1:
+        raise ValueError(
+            f"rate={rate} of {beams} beams replaces none; raise rate to {1 / beams:.4g} or beams to "
+            f"{math.ceil(1 / rate)}"
+        )
+    return n
+
+
+def standardised(value: Tensor) -> Tensor:
+    """`[B, N]` -> z-scores over each group; zeros where all are equal."""
+    centred = value - value.mean(dim=-1, keepdim=True)
+    spread = centred.square().mean(dim=-1, keepdim=True).sqrt()
+    return torch.where(spread > 0, centred / spread, torch.zeros_like(value))
+
+
+def resample(scheme: Resampler = systematic, ess_below: float = 1.0) -> Selector:
+    """Draw the candidates by their weights; where a group's ESS is at least `ess_below * N` it is left alone.
+
+    After a draw a group's weights are equal (their mean is kept, so that the product still estimates Z); a skipped
+    group keeps its own. A skip needs `keep == N`.
+    """
+    if not 0 < ess_below <= 1:
+        raise ValueError(f"ess_below={ess_below} is outside (0, 1]; 1 resamples at every scored step")
+
+    def select(scores: Scores, keep: int, rng: Rng) -> Choice:
+        n = scores.log_w.shape[1]
+        index = scheme(scores.log_w, keep, rng, scores.step)
+        level = torch.logsumexp(scores.log_w, dim=-1, keepdim=True) - math.log(n)
+        log_w = level.expand(-1, keep)
+        if ess_below == 1:
+            return Choice(index, log_w)
+        if keep != n:
+            raise ValueError(f"ess_below={ess_below} keeps whole groups, but keep={keep} of {n}; set ess_below=1")
+        skip = (ess(scores.log_w) >= ess_below * n)[:, None]
+        same = torch.arange(n, device=index.device).expand_as(index)
+        return Choice(torch.where(skip, same, index), torch.where(skip, scores.log_w, log_w))
+
+    return select
+
+
+def chain(*selectors: Selector) -> Selector:
+    """One selector after another, each over the survivors of the one before."""
+    if not selectors:
+        raise ValueError("chain() of nothing; name at least one selector")
+
+    def select(scores: Scores, keep: int, rng: Rng) -> Choice:
+        choice = selectors[0](scores, keep, rng)
+        for following in selectors[1:]:
+            inner = following(scores.take(choice.index), keep, rng)
+            choice = Choice(take(choice.index, inner.index), inner.log_w)
+        return choice
+
+    return select
+
+
+def _child(child: Tensor, width: int) -> Tensor:
+    """`[B, K]` which sibling -> which of the N candidates."""
+    return torch.arange(child.shape[1], device=child.device) * width + child
+
+
+def _choose(scores: Scores, index: Tensor) -> Choice:
+    return Choice(index, take(scores.log_w, index))

@@ -1,0 +1,21 @@
+"""One file a paper: each function returns a `Method` for `dsearch.search`.
+
+Every module in this folder is found by itself; the names in its `__all__` become `dsearch.methods.NAME`. Besides them
+a module has `example(reward)`, a small instance of its method, over which the tests run every law.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
+
+__all__: list[str] = []
+
+for _info in iter_modules(__path__):
+    _module = import_module(f"{__name__}.{_info.name}")
+    # After the import, for importing a submodule binds its name: `methods.dsearch` is the function, not the file.
+    globals().update({name: getattr(_module, name) for name in _module.__all__})
+    __all__ += _module.__all__
+
+if TYPE_CHECKING:  # names are found at run time, which type checkers do not follow
+
+    def __getattr__(name: str) -> Any: ...

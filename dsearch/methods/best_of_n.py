@@ -1,0 +1,33 @@
+"""Best-of-N."""
+
+from ..core import potential, selection, value
+from ..core.contract import Method, Reward
+from ..core.plan import Plan, positive
+
+__all__ = ["best_of_n"]
+
+
+def best_of_n(reward: Reward, n: int = 4, keep: int = 1) -> Method:
+    """Plain sampling of n images a prompt, of which the `keep` with the highest reward are returned.
+
+    Args:
+        reward: `(images, prompts) -> [N]`.
+        n: samples a prompt.
+        keep: how many to return, at most n.
+
+    Raises:
+        ValueError: where keep exceeds n.
+    """
+    if positive("keep", keep) > positive("n", n):
+        raise ValueError(f"keep={keep} exceeds n={n}; draw at least as many as you keep")
+
+    def plan(num_steps: int) -> Plan:
+        idle = num_steps - 1
+        return Plan(n, (1,) * num_steps, (*(n,) * idle, keep), (*(False,) * idle, True))
+
+    return Method(plan, reward, value.posterior_mean, potential.none, selection.top_k(), name="best_of_n")
+
+
+def example(reward: Reward) -> Method:
+    """A small instance for the law suite."""
+    return best_of_n(reward, n=4, keep=2)

@@ -1,0 +1,35 @@
+"""SVDD: soft value-based decoding (Li et al. 2024, arXiv 2408.08252)."""
+
+from ..core import potential, selection, value
+from ..core.contract import Method, Reward
+from ..core.plan import uniform_plan
+
+__all__ = ["svdd"]
+
+
+def svdd(reward: Reward, width: int = 20, beams: int = 1, temperature: float = 0.0) -> Method:
+    """SVDD-PM: `width` children at every step, valued by the reward of their posterior mean; one is kept.
+
+    The soft-optimal policy is p(x_{t-1} | x_t) exp(v(x_{t-1}) / alpha) (equation 4 of the paper); its samples are
+    approximated by one draw from softmax(v / alpha) over the children, and for alpha = 0 by the best child. The last,
+    clean step takes one child, as in the published code.
+
+    Args:
+        reward: `(images, prompts) -> [N]`.
+        width: children a beam, the paper's M.
+        beams: independent samples a prompt.
+        temperature: the paper's alpha, in units of the reward; 0 takes the best child.
+    """
+    return Method(
+        plan=lambda num_steps: uniform_plan(num_steps, beams, width),
+        reward=reward,
+        value=value.posterior_mean,
+        potential=potential.none,
+        select=selection.best_child if temperature == 0 else selection.softmax_child(temperature),
+        name="svdd",
+    )
+
+
+def example(reward: Reward) -> Method:
+    """A small instance for the law suite."""
+    return svdd(reward, width=3, beams=2)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["StableDiffusion"]
 
+_SHARED_WITH_PNDM = (
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "set_alpha_to_one"),
+    *("prediction_type", "timestep_spacing", "steps_offset"),
+)
+
 
 class StableDiffusion:
     """A loaded `StableDiffusionPipeline` (v1.5, or v2 with v-prediction) as a denoiser; the pipeline is not changed.
@@ -51,18 +56,19 @@ class StableDiffusion:
         width: int | None = None,
         negative_prompt: str | None = None,
     ) -> None:
-        if not all(hasattr(pipe, part) for part in ("unet", "vae", "text_encoder", "scheduler", "encode_prompt")):
-            raise TypeError(f"{type(pipe).__name__} is not a StableDiffusionPipeline")
+        _refuse_other_pipelines(pipe)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta={eta} is outside [0, 1]; above 1 the kernel has no real mean")
         self.num_steps = positive("num_inference_steps", num_inference_steps)
         self.pipe, self.eta, self.guidance_scale = pipe, float(eta), float(guidance_scale)
         self.negative_prompt = negative_prompt
         self.scheduler = _ddim(pipe.scheduler)
-        self.scheduler.set_timesteps(self.num_steps)
+        self.scheduler.set_timesteps(self.num_steps, device=pipe._execution_device)
         self._refuse_infinite_start()
         scale, size = pipe.vae_scale_factor, pipe.unet.config.sample_size
-        self.height, self.width = (side or size * scale for side in (height, width))
+        own_height, own_width = size if isinstance(size, list | tuple) else (size, size)
+        self.height = positive("height", own_height * scale if height is None else height)
+        self.width = positive("width", own_width * scale if width is None else width)
         if self.height % 8 or self.width % 8:
             raise ValueError(f"height={self.height} and width={self.width} must be multiples of 8")
         self._shape = (pipe.unet.config.in_channels, self.height // scale, self.width // scale)
@@ -100,7 +106,7 @@ class StableDiffusion:
         if step == self.num_steps:
             return Prediction(None, x)
         t = self._steps[step]
-        out = self._unet(self.scheduler.scale_model_input(x, t), t, cond, prompt)
+        out = self._unet(self.scheduler.scale_model_input(x, t), step, cond, prompt)
         return Prediction(out, self.scheduler.step(out, t, x).pred_original_sample)
 
     def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
@@ -119,14 +125,16 @@ class StableDiffusion:
         """Hands offloaded modules back, as the pipeline does after a call."""
         self.pipe.maybe_free_model_hooks()
 
-    def _unet(self, x: Tensor, t: int, cond: tuple[Tensor, Tensor | None], prompt: Tensor) -> Tensor:
+    def _unet(self, x: Tensor, step: int, cond: tuple[Tensor, Tensor | None], prompt: Tensor) -> Tensor:
+        unet, t = self.pipe.unet, self.scheduler.timesteps[step]  # a tensor: an int would make torch.compile recompile
         text, uncond = cond
-        unet, embeds = self.pipe.unet, text[prompt]
-        x = x.to(unet.dtype)
+        x, embeds = x.to(unet.dtype), text[prompt]
+        if uncond is not None:
+            x, embeds = x.repeat(2, 1, 1, 1), torch.cat([uncond[prompt], embeds])
+        out = unet(x, t, encoder_hidden_states=embeds.to(unet.dtype), return_dict=False)[0].float()
         if uncond is None:
-            return unet(x, t, encoder_hidden_states=embeds, return_dict=False)[0].float()
-        both = torch.cat([uncond[prompt], embeds])
-        without, with_ = unet(x.repeat(2, 1, 1, 1), t, encoder_hidden_states=both, return_dict=False)[0].float().chunk(2)
+            return out
+        without, with_ = out.chunk(2)
         return without + self.guidance_scale * (with_ - without)
 
     def _refuse_infinite_start(self) -> None:
@@ -136,6 +144,18 @@ class StableDiffusion:
                 "this scheduler has zero signal at the first step, where a model that predicts epsilon says nothing of "
                 "x_0; set rescale_betas_zero_snr=False, or use a v-prediction model"
             )
+
+
+def _refuse_other_pipelines(pipe: Any) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    if not isinstance(pipe, StableDiffusionPipeline):
+        raise TypeError(f"{type(pipe).__name__} is not a StableDiffusionPipeline (Stable Diffusion v1 or v2)")
+    if pipe.unet.config.time_cond_proj_dim is not None:
+        raise ValueError(
+            "this UNet was distilled to take its guidance as an input (as LCMs are), which DDIM steps do not give it; "
+            "use the model it was distilled from"
+        )
 
 
 def _ddim(scheduler: Any) -> DDIMScheduler:
@@ -151,9 +171,7 @@ def _ddim(scheduler: Any) -> DDIMScheduler:
             )
         return copy.deepcopy(scheduler)
     if isinstance(scheduler, PNDMScheduler):
-        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "set_alpha_to_one")
-        names += ("prediction_type", "timestep_spacing", "steps_offset")
-        return DDIMScheduler(**{name: scheduler.config[name] for name in names}, clip_sample=False)
+        return DDIMScheduler(**{name: scheduler.config[name] for name in _SHARED_WITH_PNDM}, clip_sample=False)
     raise ValueError(
         f"{type(scheduler).__name__} is not supported: a search needs children that differ and a posterior mean. "
         "Use pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)"

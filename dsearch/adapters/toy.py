@@ -49,11 +49,17 @@ class GaussianMixture:
         if self.means.ndim != 2:
             raise ValueError(f"means has shape {tuple(self.means.shape)}; give [components, dimensions]")
         parts = len(self.means)
-        self.std = torch.as_tensor(std, dtype=torch.float64, device=device).expand(parts)
-        self.weights = torch.as_tensor(weights or [1 / parts] * parts, dtype=torch.float64, device=device)
-        if self.weights.shape != (parts,) or not (self.weights > 0).all() or not (self.std > 0).all():
-            raise ValueError(f"{parts} components need as many weights, and weights and std above 0")
-        self.weights = self.weights / self.weights.sum()
+        self.std = torch.as_tensor(std, dtype=torch.float64, device=device)
+        weights = [1.0] * parts if weights is None else weights
+        self.weights = torch.as_tensor(weights, dtype=torch.float64, device=device)
+        if self.weights.shape != (parts,) or self.std.shape not in ((), (parts,)):
+            raise ValueError(
+                f"{parts} components need as many weights and one std or as many, "
+                f"not weights of shape {tuple(self.weights.shape)} and std of shape {tuple(self.std.shape)}"
+            )
+        if not (self.weights > 0).all() or not (self.std > 0).all():
+            raise ValueError(f"weights={self.weights.tolist()} and std={self.std.tolist()} must be above 0")
+        self.std, self.weights = self.std.expand(parts), self.weights / self.weights.sum()
         self.num_steps = positive("num_steps", num_steps)
         self.shift = dict(shift or {})
         self.alpha = [math.sin(math.pi / 2 * i / num_steps) ** 2 for i in range(num_steps)] + [1.0]

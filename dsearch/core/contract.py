@@ -52,12 +52,13 @@ def map_tree(function: Callable[..., Tensor], *trees: Tree) -> Tree:
     """The function of corresponding leaves. A tree is a tensor, None, or a (named) tuple of trees."""
     first: Any = trees[0]
     if first is None:
-        return first
+        return trees[0]
     if isinstance(first, Tensor):
         return function(*trees)  # type: ignore[return-value]
     if isinstance(first, tuple):
-        parts = [map_tree(function, *leaves) for leaves in zip(*trees, strict=True)]  # type: ignore[call-overload]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)  # type: ignore[return-value]
+        parts: list[Any] = [map_tree(function, *leaves) for leaves in zip(*trees, strict=True)]
+        make: Any = type(first)
+        return make(*parts) if hasattr(first, "_fields") else make(parts)
     raise TypeError(f"what follows a beam is a tensor, None or a tuple of them, not {type(first).__name__}")
 
 
@@ -133,8 +134,8 @@ class Scores:
 
     def take(self, index: Tensor) -> Scores:
         """The candidates that `index [B, K]` names, as a population of their own (width 1)."""
-        rows = (take(leaf, index) for leaf in (self.value, self.parent, self.log_w, self.memory))
-        return Scores(*rows, self.step, 1, self.final)
+        value, parent, log_w, memory = take((self.value, self.parent, self.log_w, self.memory), index)
+        return Scores(value, parent, log_w, memory, self.step, 1, self.final)
 
 
 class Choice(NamedTuple):
@@ -145,7 +146,7 @@ class Choice(NamedTuple):
         log_w: `[B, K']` their log-weights from here on.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which no one misses
     log_w: Tensor
 
 
@@ -261,4 +262,3 @@ class Method(NamedTuple):
         A group is a prompt, or the whole pool where `pool` is set.
         """
         return self.plan(num_steps).bill(self.value.cost)
-

@@ -165,12 +165,11 @@ def search(
             x = denoiser.step(beams.x[:, :, None], _spread(beams.pred), i, noise)  # [B, K, w, ...]
             del noise
             beams = engine.predict(_children(beams, x), i + 1)  # [B, N, ...]
-            values = None
-            if i + 1 == num_steps:
-                images, values = engine.finish(beams)
-            elif plan.score[i]:
-                values = method.value(beams, i + 1, engine)
-            if plan.score[i]:
+            clean = i + 1 == num_steps
+            if clean:
+                images, rewards = engine.finish(beams)
+            values = rewards if clean else method.value(beams, i + 1, engine) if plan.score[i] else None
+            if plan.score[i] and values is not None:
                 beams = _narrow(beams, values, method, plan, i, rng)
             trace.append(Step(i, plan.alive[i], plan.width[i], values))
             lineage.append(beams.child)
@@ -178,7 +177,7 @@ def search(
                 callback(trace[-1], beams)
         engine.settle()
 
-    rewards = take(values, beams.child)
+    rewards = take(rewards, beams.child)
     order = rewards.argsort(dim=-1, descending=True, stable=True)
     beams = beams.take(order)
     return Result(
@@ -278,7 +277,8 @@ def _bar(progress: bool | Callable[..., Any], total: int) -> Iterator[Callable[[
     if progress is False:
         yield lambda rows: None
         return
-    if progress is True:
-        from tqdm.auto import tqdm as progress
-    with progress(total=total, unit="row") as bar:
+    from tqdm.auto import tqdm
+
+    make: Any = tqdm if progress is True else progress
+    with make(total=total, unit="row") as bar:
         yield bar.update

@@ -18,6 +18,7 @@ __all__ = [
     "drop_schedule",
     "dsearch_plan",
     "flip",
+    "largest",
     "search_probability",
     "uniform_plan",
 ]
@@ -87,9 +88,7 @@ class Plan:
             positive(f"width at step {i}", width)
             positive(f"keep at step {i}", keep)
             if keep > alive * width:
-                raise ValueError(
-                    f"keep={keep} exceeds {alive * width} children at step {i}; raise width or lower keep"
-                )
+                raise ValueError(f"keep={keep} exceeds {alive * width} children at step {i}; raise width or lower keep")
             if not score and (width, keep) != (1, alive):
                 raise ValueError(
                     f"step {i} is not scored, so it takes width=1 and keeps all {alive} beams, "
@@ -224,6 +223,25 @@ def _uniforms(seed: int, n: int) -> list[float]:
     return [float(u) for u in np.random.Generator(np.random.Philox(key=seed)).random(n)]
 
 
+def largest(cost: Callable[[int], int], limit: int, at_least: int = 1) -> int:
+    """The largest whole number whose cost stays within the limit, the cost rising with it.
+
+    `largest(lambda w: svdd(reward, w).bill(50).model_calls, 200)` sizes a method to a bill.
+
+    Raises:
+        ValueError: where even `at_least` costs more than the limit.
+    """
+    if cost(at_least) > limit:
+        raise ValueError(f"{at_least} costs {cost(at_least)}, above the limit of {limit}; raise the limit")
+    low, step = at_least, 1
+    while cost(low + step) <= limit:
+        low, step = low + step, 2 * step
+    while step > 1:
+        step //= 2
+        low += step if cost(low + step) <= limit else 0
+    return low
+
+
 def uniform_plan(num_steps: int, beams: int = 1, width: int = 1, search: Sequence[bool] | None = None) -> Plan:
     """`beams` throughout and `width` children a beam at the searching steps; the last, clean step is plain.
 
@@ -240,9 +258,7 @@ def uniform_plan(num_steps: int, beams: int = 1, width: int = 1, search: Sequenc
     )
 
 
-def dsearch_plan(
-    num_steps: int, beams: int, keep: int, budget: int, drop: Drop, search: Search, coins: Coins
-) -> Plan:
+def dsearch_plan(num_steps: int, beams: int, keep: int, budget: int, drop: Drop, search: Search, coins: Coins) -> Plan:
     """DSearch's own form: at searching steps `budget // alive` children a beam, then down to the drop schedule.
 
     Steps that do not search cost one plain row a beam and drop nothing. The clean step is scored at width 1 and
@@ -253,9 +269,7 @@ def dsearch_plan(
     """
     target = drop_schedule(drop, beams, keep, num_steps)
     if positive("budget", budget) < beams:
-        raise ValueError(
-            f"budget={budget} rows a step is below beams={beams}; raise budget or lower beams"
-        )
+        raise ValueError(f"budget={budget} rows a step is below beams={beams}; raise budget or lower beams")
     on = flip(search, num_steps, coins)
     kept = list(accumulate(zip(on, target, strict=True), _drop, initial=beams))
     return Plan(

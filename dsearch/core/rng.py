@@ -1,14 +1,15 @@
 """The noise source: keyed, never global.
 
-A draw depends on (seed, id of the group, name, use, step) alone, so a prompt meets the same noise alone or among many,
-in any chunking, on one process or eight. The key is hashed to the 128 bits of numpy's Philox: torch's CPU generator keeps
-only 32 bits of its seed, and its streams are not stable under a change of length.
+A draw depends on (seed, id of the group, name, use, step) alone, so a prompt meets the same noise alone or among
+many, in any chunking, on one process or eight. The key is hashed to the 128 bits of numpy's Philox: torch's CPU
+generator keeps only 32 bits of its seed, and its streams are not stable under a change of length.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,9 +52,7 @@ class KeyedRng:
         """A source of its own for a part of a method."""
         return KeyedRng(self.seed, self.ids, f"{self.name}/{name}")
 
-    def _draw(
-        self, use: str, step: int, shape: Sequence[int], dtype: torch.dtype, fill: Callable[..., Any]
-    ) -> Tensor:
+    def _draw(self, use: str, step: int, shape: Sequence[int], dtype: torch.dtype, fill: Callable[..., Any]) -> Tensor:
         if shape[0] != len(self.ids):
             raise ValueError(f"noise asked for {shape[0]} groups, but this source has {len(self.ids)} ids")
         out = torch.empty(tuple(shape), dtype=dtype)
@@ -62,7 +61,9 @@ class KeyedRng:
         return out
 
     def _generator(self, use: str, step: int, key: Hashable) -> np.random.Generator:
-        text = repr((self.seed, self.name, use, step, key)).encode()
+        # numpy's integers print their type, so they are made plain: seeds from np.arange are those from range.
+        key = int(key) if isinstance(key, np.integer) else key
+        text = repr((operator.index(self.seed), self.name, use, step, key)).encode()
         bits = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
         return np.random.Generator(np.random.Philox(key=bits))
 

@@ -99,7 +99,9 @@ def replaced(rate: float, beams: int) -> int:
 
 
 def standardised(value: Tensor) -> Tensor:
-    """`[B, N]` -> z-scores over each group; zeros where all are equal."""
+    """`[B, N]` -> z-scores over each group, float64; zeros where all are equal."""
+    # In float32 a large offset swallows the digits, and tiny values square to 0.
+    value = value.double()
     centred = value - value.mean(dim=-1, keepdim=True)
     spread = centred.square().mean(dim=-1, keepdim=True).sqrt()
     return torch.where(spread > 0, centred / spread, torch.zeros_like(value))

@@ -14,7 +14,7 @@ for _info in iter_modules(__path__):
     _module = import_module(f"{__name__}.{_info.name}")
     # After the import, for importing a submodule binds its name: `methods.dsearch` is the function, not the file.
     globals().update({name: getattr(_module, name) for name in _module.__all__})
-    __all__ += _module.__all__
+    __all__.extend(_module.__all__)
 
 if TYPE_CHECKING:  # names are found at run time, which type checkers do not follow
 

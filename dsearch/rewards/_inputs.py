@@ -15,8 +15,7 @@ def check_images(images: Tensor) -> None:
     """
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
         raise ValueError(
-            f"images are {images.dtype} {list(images.shape)}; "
-            "a reward reads floats [N, 3, H, W] in [0, 1], N >= 1"
+            f"images are {images.dtype} {list(images.shape)}; a reward reads floats [N, 3, H, W] in [0, 1], N >= 1"
         )
     low, high = torch.stack(torch.aminmax(images.detach())).tolist()  # one wait for the device
     if low != low:  # aminmax passes NaN on

@@ -119,8 +119,9 @@ class CLIPScore:
 class Preprocess:
     """CLIPImageProcessor as tensor operations: [N, 3, H, W] in [0, 1] -> float32 [N, 3, h, w], device kept.
 
-    Equal to transformers' own on pictures of the right size; where they are resized, its Pillow rounds to
-    8 bits after each direction and this does not: they agree to 1.5 / 255 before normalisation.
+    Equal to transformers' own on pictures of the right size. Where they are resized, its Pillow rounds to
+    8 bits after each direction and this does not: they agree to 1.5 / 255 before normalisation. Edges that
+    saturate may differ by more where Pillow 13 shrinks down before across: some upright shapes, never squares.
     """
 
     size: int | tuple[int, int] | None  # the shortest edge, or (h, w)
@@ -155,8 +156,8 @@ class Preprocess:
 
     def _resized(self, pixels: Tensor) -> Tensor:
         height, width = self._target(pixels.shape[-2], pixels.shape[-1])
-        # Across, then down, as Pillow does: bicubic overshoots and Pillow saturates after each direction, which
-        # one clamp at the end would miss by 20 grey levels on a noisy picture.
+        # Across, then down, as Pillow does: bicubic overshoots and Pillow saturates after each direction,
+        # which one clamp at the end would miss by up to 20 grey levels on noise.
         for target in ((pixels.shape[-2], width), (height, width)):
             if target != tuple(pixels.shape[-2:]):
                 # Antialiased also when it enlarges: only then is torch's kernel Pillow's (a = -1/2).

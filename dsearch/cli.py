@@ -1,0 +1,334 @@
+"""The command line: parses, calls the library, prints."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import json
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import __version__, methods
+from .core.contract import Method, Reward
+from .core.engine import RewardError
+from .core.loop import Result, search
+
+if TYPE_CHECKING:
+    from .adapters import StableDiffusion
+    from .rewards import CLIPScore
+
+REWARDS = {"compressibility": "Compressibility", "incompressibility": "Incompressibility", "clip": "CLIPScore"}
+
+GENERATE = """examples:
+  dsearch generate "cat" "panda on a blue background" --method dsearch --reward clip --beams 4 --budget 8
+  dsearch generate "a castle at dusk" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --guidance-scale 7.5
+  dsearch generate "cat" --method svdd -o temperature=0.1
+  dsearch generate "cat" --reward my_module:my_reward      (any callable (images, prompts) -> [N])
+"""
+PLAN = """examples:
+  dsearch plan --method dsearch --steps 50 --beams 5 --budget 25
+  dsearch plan --method published -o bs=12 -o oversamplerate=5 -o w=5 -o drop_schedule=exponential
+  dsearch plan --method best_of_n --budget 8 --picture plan.png
+"""
+DEMO = """examples:
+  dsearch demo                          (the model in the box; minutes on two cores)
+  dsearch demo --seeds 2 --prompts cat panda
+  dsearch demo --model stable-diffusion-v1-5/stable-diffusion-v1-5 --guidance-scale 7.5 --prompts cat dog
+"""
+
+
+class UsageError(ValueError):
+    """Something the user can put right; shown without a traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status (0, or 2 with one line on standard error)."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, TypeError, OSError, ImportError, RewardError) as error:
+        if args.debug:
+            raise
+        print(f"dsearch: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dsearch: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dsearch", description="Inference-time alignment of diffusion models by search."
+    )
+    parser.add_argument("--version", action="version", version=f"dsearch {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str, epilog: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    generate = command("generate", _generate, "search for images: pictures, a grid and result.json", GENERATE)
+    generate.add_argument("prompts", nargs="+", metavar="PROMPT")
+    _add_model(generate)
+    _add_method(generate)
+    generate.add_argument("--reward", default="clip", help="clip, [in]compressibility or module:callable")
+    generate.add_argument("--clip", metavar="DIR", help="the CLIPModel of --reward clip (default: the boxed guide)")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--out", type=Path, default=Path("dsearch-out"), help="folder (default: %(default)s)")
+    generate.add_argument("--overwrite", action="store_true", help="write into a folder that holds a result")
+
+    plan = command("plan", _plan, "show the plan of a method and its bill, before spending it", PLAN)
+    _add_method(plan)
+    plan.add_argument("--steps", type=int, default=50, help="denoising steps (default: %(default)s)")
+    plan.add_argument("--picture", type=Path, metavar="PNG", help="draw beams, children and rows of each step")
+
+    demo = command("demo", _demo, "every method at one bill, under two guides: grid, curves and results.json", DEMO)
+    _add_model(demo)
+    demo.add_argument("--prompts", nargs="+", metavar="PROMPT", help="(default: eight that the model draws well)")
+    demo.add_argument("--seeds", type=int, default=5, help="repetitions (default: %(default)s)")
+    demo.add_argument("--n", type=int, default=6, help="plain images that the bill buys (default: %(default)s)")
+    demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that guides (default: the boxed guide)")
+    demo.add_argument("--judge", metavar="DIR", help="the CLIPModel that watches (default: the boxed judge)")
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), help="folder (default: %(default)s)")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="box", help="box, a diffusers folder, or a hub id, which is downloaded")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: 20 for the box, else 50)")
+    parser.add_argument("--guidance-scale", type=float, help="(default: 2.5 for the box, else 7.5)")
+    parser.add_argument("--eta", type=float, default=1.0, help="noise of the DDIM kernel (default: %(default)s)")
+    parser.add_argument("--device", default=_device(), help="(default here: %(default)s)")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda)")
+    for name, of in (("chunk", "network rows"), ("decode-chunk", "decodes"), ("reward-chunk", "rewards")):
+        parser.add_argument(f"--{name}", type=int, help=f"{of} at once: memory and speed, not the result")
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", default="dsearch", choices=sorted(methods.__all__), help="(default: dsearch)")
+    parser.add_argument("--beams", type=int, help="beams a prompt")
+    parser.add_argument("--budget", type=int, help="rows a step and prompt (best_of_n: n; svdd: children of all beams)")
+    parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="another argument")
+
+
+def _generate(args: argparse.Namespace) -> None:
+    if (args.out / "result.json").exists() and not args.overwrite:
+        raise UsageError(f"{args.out} holds a result; choose another --out, or pass --overwrite")
+    method = _method(args, _reward(args))
+    denoiser = _denoiser(args)
+    print(f"{method.name}, {_priced(method, args.steps)}")
+    began = time.perf_counter()
+    result = search(denoiser, method, args.prompts, seed=args.seed, progress=sys.stderr.isatty(), **_chunks(args))
+    seconds = time.perf_counter() - began
+    args.out.mkdir(parents=True, exist_ok=True)
+    record = {"seed": args.seed, "method": args.method, "options": args.option, "reward": args.reward}
+    _write(result, args.out, {**_about(args), **record, "seconds": round(seconds, 3)})
+    for prompts, rewards in zip(result.prompts, result.rewards, strict=True):
+        print(f"{float(rewards[0]):10.4f}  {prompts[0]}")
+    print(f"{args.out / 'grid.png'}, {args.out / 'result.json'}")
+
+
+def _write(result: Result, out: Path, record: dict[str, Any]) -> None:
+    from .pictures import grid, to_pil
+
+    path, images = result.lineage.path(), []
+    for b, group in enumerate(result.images):
+        for k, picture in enumerate(to_pil(group)):
+            name = f"{b:04}-{k:04}.png"  # counters: a prompt never becomes a path
+            picture.save(out / name)
+            images.append(
+                {
+                    "file": name,
+                    "prompt": result.prompts[b][k],
+                    "reward": float(result.rewards[b, k]),
+                    "path": path[b, k].tolist(),
+                }
+            )
+    rows = [" / ".join(dict.fromkeys(group)) for group in result.prompts]
+    grid(list(result.images), rows, [f"#{k + 1}" for k in range(result.rewards.shape[1])], out / "grid.png")
+    trace = [
+        {"step": s.step, "alive": s.alive, "width": s.width, "values": None if s.values is None else s.values.tolist()}
+        for s in result.trace
+    ]
+    bill = {"bill": result.bill._asdict(), "planned": result.planned._asdict()}
+    text = json.dumps({**record, **bill, "images": images, "trace": trace}) + "\n"
+    (out / "result.json").write_text(text, encoding="utf-8")
+
+
+def _plan(args: argparse.Namespace) -> None:
+    method = _method(args, lambda images, prompts: images.flatten(1).mean(1))
+    plan = method.plan(args.steps)
+    print("steps      beams  children  rows  scored")
+    for (alive, width, score), steps in groupby(
+        range(plan.num_steps), key=lambda i: (plan.alive[i], plan.width[i], plan.score[i])
+    ):
+        run = list(steps)
+        span = f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}"
+        print(f"{span:9} {alive:6} {width:9} {alive * width:5}  {'yes' if score else 'no'}")
+    print(f"ends with {plan.keep[-1]} of {plan.start} beams; {_priced(method, args.steps)}")
+    if args.picture:
+        from .pictures import plan_picture
+
+        plan_picture({method.name: plan}, args.picture)
+
+
+def _priced(method: Method, steps: int) -> str:
+    counts = ", ".join(f"{n:,} {unit.replace('_', ' ')}" for unit, n in method.bill(steps)._asdict().items())
+    return f"bill of {'the pool' if method.pool else 'a prompt'}: {counts}"
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from . import box, demo
+
+    boxed = args.model == "box"
+    denoiser = _denoiser(args)
+    guides: dict[str, Reward] = {}
+    if boxed or args.clip:
+        guides["clip"] = _clip(args.clip, args.device)
+    guides["compressibility"] = _named_reward("compressibility", None, args.device)
+    judge = None
+    if boxed or args.judge:
+        judge = demo.Judge(_clip(args.judge or box.clip_path("judge"), args.device), box.SUBJECTS if boxed else ())
+    setting = demo.Setting(args.prompts or box.DEMO_PROMPTS, args.seeds, args.n)
+    args.out.mkdir(parents=True, exist_ok=True)
+    about = {**_about(args), "prompts": list(setting.prompts), "seeds": args.seeds, "n": args.n}
+    rows = demo.run(denoiser, guides, setting, args.out, judge=judge, about=about, **_chunks(args))
+    print("\n" + demo.table(rows) + f"\n\nPictures: {args.out / 'grid.png'}, {args.out / 'trend.png'}")
+
+
+def _method(args: argparse.Namespace, reward: Reward) -> Method:
+    """The method asked for; `--beams` and `--budget` go to the arguments of those meanings that it has."""
+    make = getattr(methods, args.method)
+    known = set(inspect.signature(make).parameters) - {"reward"}
+    options = dict(_option(text) for text in args.option)
+    if args.beams is not None:
+        options["beams"] = args.beams
+    if args.budget is not None:
+        name = next((name for name in ("budget", "n", "width") if name in known), "budget")
+        options[name] = args.budget // options.get("beams", 1) if name == "width" else args.budget
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise UsageError(f"{args.method} has no argument {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    return make(reward, **options)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"option {text!r} is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _reward(args: argparse.Namespace) -> Reward:
+    return _named_reward(args.reward, args.clip, args.device)
+
+
+def _named_reward(name: str, clip: str | None, device: str) -> Reward:
+    from . import rewards
+
+    if name == "clip":
+        return _clip(clip, device)
+    if name in REWARDS:
+        return getattr(rewards, REWARDS[name])()
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise UsageError(f"reward {name!r} is not known; choose {', '.join(REWARDS)} or module:callable")
+    sys.path.insert(0, "")  # a module in the current folder, as `python -m` would find it
+    try:
+        return getattr(import_module(module), attribute)
+    except AttributeError as error:
+        raise UsageError(f"reward {name!r}: {error}") from error
+
+
+def _clip(path: str | Path | None, device: str) -> CLIPScore:
+    from .rewards import CLIPScore
+
+    _hush()
+    return CLIPScore(path, device=device)
+
+
+def _denoiser(args: argparse.Namespace) -> StableDiffusion:
+    from .adapters import StableDiffusion
+
+    _hush()
+    from diffusers import StableDiffusionPipeline
+
+    boxed = args.model == "box"
+    args.steps = args.steps or (20 if boxed else 50)
+    args.guidance_scale = (2.5 if boxed else 7.5) if args.guidance_scale is None else args.guidance_scale
+    args.dtype = args.dtype or ("float16" if args.device.startswith("cuda") and not boxed else "float32")
+    if args.model.startswith((".", "/")) and not Path(args.model).is_dir():
+        raise UsageError(f"no model folder {args.model}; give a folder, a hub id or box")
+    if boxed:
+        from .box import pipeline_path
+    pipe = StableDiffusionPipeline.from_pretrained(
+        pipeline_path() if boxed else args.model,
+        torch_dtype=getattr(torch, args.dtype),
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
+    return StableDiffusion(
+        pipe.to(args.device), num_inference_steps=args.steps, guidance_scale=args.guidance_scale, eta=args.eta
+    )
+
+
+def _hush() -> None:
+    """Model libraries talk while they load; a command line should not."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    import diffusers
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+
+
+def _chunks(args: argparse.Namespace) -> dict[str, Any]:
+    sizes = {name: getattr(args, name) for name in ("chunk", "decode_chunk", "reward_chunk")}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _about(args: argparse.Namespace) -> dict[str, Any]:
+    import diffusers
+    import transformers
+
+    return {
+        "model": args.model,
+        "steps": args.steps,
+        "guidance_scale": args.guidance_scale,
+        "eta": args.eta,
+        "dtype": args.dtype,
+        "versions": {
+            "dsearch": __version__,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "device": args.device,
+        "threads": torch.get_num_threads(),
+    }

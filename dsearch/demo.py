@@ -1,0 +1,272 @@
+"""The demonstration: every method at one bill, under two guides, watched by a judge that never steers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import methods
+from .core.contract import Beams, Denoiser, Method, Reward
+from .core.loop import Result, Step, search
+from .core.plan import Bill, largest
+from .pictures import Panel, Series, curves, grid
+
+if TYPE_CHECKING:
+    from .rewards.clip_score import CLIPScore
+
+__all__ = ["Interval", "Judge", "Setting", "at_one_bill", "interval", "run"]
+
+TITLES = {"plain": "plain", "best_of_n": "best-of-N", "svdd": "SVDD", "dsearch": "DSearch", "dsearch_r": "DSearch-R"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the demonstration runs.
+
+    Attributes:
+        prompts: searched together, each on its own.
+        seeds: independent repetitions, over which the intervals are taken.
+        n: images that plain sampling draws at the common bill.
+    """
+
+    prompts: Sequence[str]
+    seeds: int = 5
+    n: int = 6
+
+
+class Interval(NamedTuple):
+    """A mean and its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def interval(samples: Tensor) -> Interval:
+    """Independent samples `[S]` -> their mean and its 95% Student t interval (infinite for a single sample)."""
+    from scipy.stats import t
+
+    n, mean = len(samples), float(samples.double().mean())
+    if n == 1:
+        return Interval(mean, -float("inf"), float("inf"))
+    half = float(t.ppf(0.975, n - 1) * samples.double().std() / n**0.5)
+    return Interval(mean, mean - half, mean + half)
+
+
+def at_one_bill(reward: Reward, n: int, num_steps: int) -> dict[str, Method]:
+    """The five methods, each as large as the network rows of n plain images allow.
+
+    DSearch-R takes half the beams of the others, so that its rows leave room for children.
+    """
+    half = max(2, n // 2)
+    limit = methods.plain(reward, n).bill(num_steps).model_calls
+
+    def fit(make: Callable[[int], Method], at_least: int = 1) -> Method:
+        return make(largest(lambda size: make(size).bill(num_steps).model_calls, limit, at_least))
+
+    return {
+        "plain": methods.plain(reward, n),
+        "best_of_n": methods.best_of_n(reward, n),
+        "svdd": fit(lambda width: methods.svdd(reward, width)),
+        "dsearch": fit(lambda budget: methods.dsearch(reward, beams=n, keep=1, budget=budget), n),
+        "dsearch_r": fit(lambda budget: methods.dsearch_r(reward, beams=half, budget=budget, rate=1 / half), half),
+    }
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A CLIP that never steers: the cosine to the prompt, and how often the prompt is the first of all classes."""
+
+    score: CLIPScore
+    classes: Sequence[str]
+
+    def __call__(self, images: Tensor, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """`[N, 3, H, W]`, N prompts -> cosines `[N]`, and `[N]` 1 where the prompt is the nearest class."""
+        classes = list(dict.fromkeys([*self.classes, *prompts]))
+        cosine = self.score.image_embeddings(images) @ self.score.text_embeddings(classes).T
+        own = torch.tensor([classes.index(prompt) for prompt in prompts], device=cosine.device)
+        return cosine.gather(1, own[:, None])[:, 0].cpu(), (cosine.argmax(1) == own).float().cpu()
+
+
+@dataclass
+class Cell:
+    """One method under one guide: a number a seed, and the pictures of the first seed."""
+
+    bill: Bill
+    seconds: float = 0.0
+    reward: list[Tensor] = field(default_factory=list)
+    cosine: list[Tensor] = field(default_factory=list)
+    top1: list[Tensor] = field(default_factory=list)
+    trend: list[Tensor] = field(default_factory=list)
+    pictures: list[Tensor] = field(default_factory=list)
+
+
+def run(
+    denoiser: Denoiser,
+    guides: Mapping[str, Reward],
+    setting: Setting,
+    out: Path,
+    *,
+    judge: Judge | None = None,
+    about: Mapping[str, Any] | None = None,
+    say: Callable[[str], object] = print,
+    **chunks: Any,
+) -> list[dict[str, Any]]:
+    """Search under every guide with every method; write `grid.png`, `trend.png` and `results.json` into `out`.
+
+    Args:
+        denoiser: the model.
+        guides: the rewards that steer, by name.
+        setting: prompts, seeds and size.
+        out: an existing folder.
+        judge: watches, never steers.
+        about: what to record beside the results.
+        say: told of each finished cell.
+        chunks: chunk sizes of `search`.
+
+    Returns:
+        One row a method and guide, as in `results.json`.
+    """
+    cells: dict[tuple[str, str], Cell] = {}
+    for guide, reward in guides.items():
+        for name, method in at_one_bill(reward, setting.n, denoiser.num_steps).items():
+            cells[guide, name] = cell = Cell(method.bill(denoiser.num_steps))
+            for seed in range(setting.seeds):
+                _one(cell, denoiser, method, setting, seed, judge, chunks)
+            say(f"{guide:16} {TITLES[name]:10} {interval(torch.stack(cell.reward))}  {cell.seconds:6.1f} s")
+        cells[guide, "plain"].trend = [_unsteered(denoiser, reward, setting, s) for s in range(setting.seeds)]
+    rows = [_row(guide, name, cells) for guide, name in cells]
+    (out / "results.json").write_text(json.dumps({**(about or {}), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    _draw(cells, guides, setting, out)
+    return rows
+
+
+def _one(
+    cell: Cell,
+    denoiser: Denoiser,
+    method: Method,
+    setting: Setting,
+    seed: int,
+    judge: Judge | None,
+    chunks: Mapping[str, Any],
+) -> None:
+    best: list[Tensor] = []
+
+    def watch(step: Step, beams: Beams) -> None:
+        best.append(beams.value.max(dim=1).values.mean())
+
+    began = time.perf_counter()
+    result = search(denoiser, method, setting.prompts, seed=seed, callback=watch, **chunks)
+    cell.seconds += time.perf_counter() - began
+    shown = _shown(result, method)
+    cell.reward.append(shown.rewards.mean().cpu())
+    cell.trend.append(torch.stack([*best[:-1], shown.rewards.mean()]).cpu())
+    if seed == 0:
+        # Results come best first, but plain sampling chooses nothing: show the image of its first beam.
+        first = (result.lineage.ancestor() == 0).int().argmax(1).tolist()
+        at = first if method.name == "plain" else [0] * len(first)
+        cell.pictures = [group[k].cpu() for group, k in zip(result.images, at, strict=True)]
+    if judge is not None:
+        cosine, top1 = judge(shown.images, shown.prompts)
+        cell.cosine.append(cosine.mean())
+        cell.top1.append(top1.mean())
+
+
+class _Shown(NamedTuple):
+    images: Tensor
+    rewards: Tensor
+    prompts: list[str]
+
+
+def _shown(result: Result, method: Method) -> _Shown:
+    """What a user is left with: the best image of each prompt; from plain sampling, which cannot tell, any of them."""
+    k = result.rewards.shape[1] if method.name == "plain" else 1
+    prompts = [prompt for group in result.prompts for prompt in group[:k]]
+    return _Shown(result.images[:, :k].flatten(0, 1), result.rewards[:, :k].flatten(), prompts)
+
+
+def _unsteered(denoiser: Denoiser, reward: Reward, setting: Setting, seed: int) -> Tensor:
+    """`[T]`: the reward of plain sampling's posterior mean along the way, looked at and not billed."""
+    seen: list[Tensor] = []
+
+    def look(step: Step, beams: Beams) -> None:
+        images = denoiser.decode(beams.pred.x0.flatten(0, 1))
+        seen.append(reward(images, list(setting.prompts)).mean().cpu())
+
+    search(denoiser, methods.plain(reward), setting.prompts, seed=seed, callback=look)
+    return torch.stack(seen)
+
+
+def _row(guide: str, name: str, cells: Mapping[tuple[str, str], Cell]) -> dict[str, Any]:
+    cell = cells[guide, name]
+    own = torch.stack(cell.reward)
+    row: dict[str, Any] = {
+        "guide": guide,
+        "method": name,
+        "reward": interval(own)._asdict(),
+        "above_plain": interval(own - torch.stack(cells[guide, "plain"].reward))._asdict(),
+        "above_best_of_n": interval(own - torch.stack(cells[guide, "best_of_n"].reward))._asdict(),
+        **cell.bill._asdict(),
+        "seconds": round(cell.seconds / len(cell.reward), 3),
+    }
+    if cell.cosine:
+        row["judge_cosine"] = interval(torch.stack(cell.cosine))._asdict()
+        row["judge_top1"] = interval(torch.stack(cell.top1))._asdict()
+    return row
+
+
+def _draw(cells: Mapping[tuple[str, str], Cell], guides: Mapping[str, Reward], setting: Setting, out: Path) -> None:
+    pictures = [cells[key].pictures for key in cells]
+    labels = [f"{guide}\n{TITLES[name]}" for guide, name in cells]
+    grid(pictures, labels, list(setting.prompts), out / "grid.png")
+    panels = []
+    for guide in guides:
+        own = {TITLES[name]: cell for (of, name), cell in cells.items() if of == guide}
+        row = [Panel(f"guided by {guide}", "step (0 is pure noise)", f"{guide} of the best beam", _trends(own))]
+        if all(cell.cosine for cell in own.values()):
+            row.append(Panel("what the judge says", f"{guide} reached", "judge: cosine to the prompt", _spread(own)))
+        panels.append(row)
+    curves(panels, out / "trend.png")
+
+
+def _trends(cells: Mapping[str, Cell]) -> dict[str, Series]:
+    series = {}
+    for name, cell in cells.items():
+        trend = torch.stack(cell.trend)  # [seeds, T]
+        known = ~trend.isnan().any(0)
+        bands = [interval(at) for at in trend[:, known].T]
+        x = (known.nonzero().flatten() + 1).tolist()
+        series[name] = Series(x, [b.mean for b in bands], [b.low for b in bands], [b.high for b in bands])
+    return series
+
+
+def _spread(cells: Mapping[str, Cell]) -> dict[str, Series]:
+    series = {}
+    for name, cell in cells.items():
+        x, y = interval(torch.stack(cell.reward)), interval(torch.stack(cell.cosine))
+        series[name] = Series([x.mean], [y.mean], [y.low], [y.high], (x.low, x.high))
+    return series
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `run` as a Markdown table."""
+    head = ["guide", "method", "reward", "above best-of-N", "judge cosine", "judge top-1"]
+    head += ["model calls", "decodes", "reward calls", "s a seed"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in rows:
+        judged = [str(Interval(**row[key])) if key in row else "" for key in ("judge_cosine", "judge_top1")]
+        above = "" if row["method"] == "best_of_n" else str(Interval(**row["above_best_of_n"]))
+        counts = [f"{row[unit]:,}" for unit in Bill._fields]
+        cells = [row["guide"], TITLES[row["method"]], str(Interval(**row["reward"])), above, *judged, *counts]
+        lines.append("| " + " | ".join([*cells, f"{row['seconds']:.1f}"]) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,149 @@
+"""Pictures of a search: image grids and curves. Pillow and matplotlib are imported when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+    from .core.plan import Plan
+
+__all__ = ["Panel", "Series", "curves", "grid", "plan_picture", "to_pil"]
+
+
+def to_pil(images: Tensor) -> list[Image]:
+    """Images `[N, 3, H, W]` in [0, 1] -> N Pillow images, 8 bits a channel, rounded."""
+    from PIL import Image
+
+    bytes_ = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in bytes_]
+
+
+def grid(cells: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequence[str], path: Path) -> None:
+    """A labelled grid of pictures `[3, H, W]` in [0, 1]: `cells[row][column]`, written as a PNG."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(
+        len(rows), len(columns), figsize=(1.15 * len(columns) + 1.1, 1.15 * len(rows) + 0.35), squeeze=False
+    )
+    for r, row in enumerate(rows):
+        for c, column in enumerate(columns):
+            axis = axes[r][c]
+            axis.imshow(cells[r][c].permute(1, 2, 0).cpu(), interpolation="nearest", vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            if r == 0:
+                axis.set_title(_literal(column), fontsize=8)
+            if c == 0:
+                axis.set_ylabel(_literal(row), fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
+    figure.tight_layout(pad=0.4, w_pad=0.15, h_pad=0.15)
+    _save(figure, path)
+
+
+class Series(NamedTuple):
+    """A curve with a band, or (with one point) a marker with error bars; all of one length.
+
+    Attributes:
+        x: where.
+        y: the mean.
+        low: lower end of its interval.
+        high: upper end of its interval.
+        x_interval: `(low, high)` of x, for a marker.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    x_interval: tuple[float, float] | None = None
+
+
+class Panel(NamedTuple):
+    """One axes of a figure: a title, axis labels, and a series a name."""
+
+    title: str
+    x: str
+    y: str
+    series: Mapping[str, Series]
+
+
+def curves(panels: Sequence[Sequence[Panel]], path: Path) -> None:
+    """Rows of panels, one colour a name throughout, written as a PNG."""
+    plt = _pyplot()
+    names = list(dict.fromkeys(name for row in panels for panel in row for name in panel.series))
+    colour = {name: f"C{i}" for i, name in enumerate(names)}
+    figure, axes = plt.subplots(
+        len(panels), len(panels[0]), figsize=(5 * len(panels[0]), 3.5 * len(panels)), squeeze=False
+    )
+    for row, line in zip(panels, axes, strict=True):
+        for panel, axis in zip(row, line, strict=True):
+            for name, series in panel.series.items():
+                _draw(axis, series, name, colour[name])
+            axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+            axis.grid(alpha=0.25)
+            axis.legend(fontsize=8)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def plan_picture(plans: Mapping[str, Plan], path: Path) -> None:
+    """Beams b(t), children w(t) and rows of each step, a line a method (like the paper's figure of its schedules)."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.5))
+    for name, plan in plans.items():
+        for axis, counts in zip(axes, (plan.alive, plan.width, plan.rows), strict=True):
+            axis.step(range(plan.num_steps), counts, where="mid", label=name)
+    for axis, label in zip(axes, ("beams alive", "children a beam", "rows"), strict=True):
+        axis.set(xlabel="step (0 is pure noise)", ylabel=label)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.25)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _draw(axis, series: Series, name: str, colour: str) -> None:  # type: ignore[no-untyped-def]
+    if len(series.x) > 1:
+        axis.plot(series.x, series.y, label=name, color=colour)
+        axis.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, lw=0)
+        return
+    x, y = series.x[0], series.y[0]
+    across = series.x_interval or (x, x)
+    axis.errorbar(
+        x,
+        y,
+        xerr=[[x - across[0]], [across[1] - x]],
+        yerr=[[y - series.low[0]], [series.high[0] - y]],
+        fmt="o",
+        color=colour,
+        label=name,
+        capsize=3,
+    )
+
+
+def _pyplot():  # type: ignore[no-untyped-def]
+    import matplotlib
+
+    matplotlib.use("agg")  # files only: no window, no display needed
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _literal(text: str) -> str:
+    """A label is text: matplotlib would read dollar signs as mathematics."""
+    short = text if len(text) <= 40 else text[:39] + "…"
+    return short.replace("$", r"\$")
+
+
+def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
+    figure.savefig(path, dpi=130)
+    _pyplot().close(figure)

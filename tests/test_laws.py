@@ -1,0 +1,274 @@
+"""The laws every method obeys, run over every module of `dsearch.methods` by its `example(reward)`."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import (
+    METHODS,
+    PROMPTS,
+    Counted,
+    CountedReward,
+    Recorder,
+    assert_identical,
+    assert_same_result,
+    dyadic,
+    every_method,
+    group,
+    run,
+    smooth,
+)
+
+import dsearch
+from dsearch.adapters import toy
+from dsearch.core.contract import take
+
+few = settings(max_examples=5)
+SEEDS = st.integers(0, 2**40)
+
+
+def separate(example):
+    """The method, where its groups are its prompts."""
+    method = example(smooth)
+    if method.pool:
+        pytest.skip("its prompts share one pool")
+    return method
+
+
+def test_methods_are_found():
+    assert {"best_of_n", "dsearch", "dsearch_r", "plain", "published", "svdd"} <= {method.id for method in METHODS}
+
+
+@every_method
+def test_a_method_has_a_name_and_a_valid_plan_for_any_number_of_steps(example):
+    method = example(smooth)
+    assert method.name
+    for num_steps in (1, 2, 3, 10, 50):
+        plan = method.plan(num_steps)
+        assert isinstance(plan, dsearch.Plan) and plan.num_steps == num_steps
+        assert plan == method.plan(num_steps)
+
+
+@every_method
+@few
+@given(seed=SEEDS)
+def test_same_seed_same_result(example, seed):
+    torch.manual_seed(random.randrange(2**31))  # a global generator must not matter
+    assert_same_result(run(example(smooth), seed=seed), run(example(smooth), seed=seed))
+
+
+@every_method
+def test_another_seed_another_result(example):
+    one, other = (run(example(smooth), seed=seed) for seed in (0, 2**32))
+    assert not torch.isin(one.latents, other.latents).any()
+
+
+@every_method
+@few
+@given(seed=SEEDS, order=st.permutations(["a", "b", "other", "a"]), data=st.data())
+def test_a_prompt_does_not_depend_on_its_batch_mates_or_their_order(example, seed, order, data):
+    method = separate(example)
+    ids = [f"{prompt}{i}" for i, prompt in enumerate(order)]  # the same prompt twice, under two ids
+    together = run(method, order, seed=seed, ids=ids)
+    shuffle = data.draw(st.permutations(range(len(order))))
+    shuffled = run(method, [order[i] for i in shuffle], seed=seed, ids=[ids[i] for i in shuffle])
+    for b, i in enumerate(shuffle):
+        assert_identical(group(shuffled, b), group(together, i))
+    alone = run(method, [order[0]], seed=seed, ids=[ids[0]])
+    assert_identical(group(alone, 0), group(together, 0))
+
+
+@every_method
+def test_equal_prompts_of_other_ids_differ(example):
+    result = run(separate(example), ["a", "a"])
+    assert not torch.isin(result.latents[0], result.latents[1]).any()
+
+
+@every_method
+@few
+@given(seed=SEEDS, sizes=st.tuples(*[st.one_of(st.none(), st.integers(1, 30))] * 3))
+def test_chunk_sizes_do_not_change_the_result(example, seed, sizes):
+    chunk, decode, reward = sizes
+    chunked = run(example(smooth), seed=seed, chunk=chunk, decode_chunk=decode, reward_chunk=reward)
+    assert_same_result(run(example(smooth), seed=seed), chunked)
+
+
+@every_method
+@few
+@given(seed=SEEDS, constant=st.integers(-512, 512))
+def test_adding_a_constant_to_the_reward_changes_no_choice(example, seed, constant):
+    plain, moved = (run(example(dyadic(c)), seed=seed) for c in (0, constant))
+    assert torch.equal(plain.lineage.path(), moved.lineage.path())
+    assert torch.equal(plain.images, moved.images)
+    assert torch.equal(plain.rewards + constant, moved.rewards)
+
+
+@every_method
+@pytest.mark.parametrize("num_steps", [1, 2, 6])
+@pytest.mark.parametrize("prompts", [["a"], ["a", "b", "c"]])
+def test_counted_bill_equals_planned_bill_equals_an_independent_count(example, num_steps, prompts):
+    reward = CountedReward(smooth)
+    denoiser = Counted(toy.GaussianMixture([[0.0, 0.0], [1.0, 2.0]], num_steps=num_steps))
+    method = example(reward)
+    result = run(method, prompts, denoiser)
+    groups = 1 if method.pool else len(prompts)
+    counted = dsearch.Bill(denoiser.model_calls, denoiser.decodes, reward.calls)
+    assert counted == dsearch.Bill().plus(result.bill, groups)
+    assert result.bill == result.planned == method.bill(num_steps)
+    assert result.plan == method.plan(num_steps)
+
+
+class Reordered:
+    """Recorded normals, handed to beams in another order; `order` `[B, K]` says whose noise each beam meets."""
+
+    def __init__(self, drawn, order):
+        self.drawn, self.order = drawn, order
+
+    def normal(self, use, step, shape):
+        return take(self.drawn["normal", use, step], self.order)
+
+
+@every_method
+@few
+@given(seed=SEEDS, data=st.data())
+def test_permuting_the_beams_of_a_group_permutes_the_result(example, seed, data):
+    method = example(smooth)
+    prompts = PROMPTS[:1] if method.pool else PROMPTS  # a pool's beams carry prompts by their position
+    recorder, seen = Recorder(dsearch.KeyedRng(seed, tuple(range(len(prompts))))), []
+    one = run(method, prompts, rng=recorder, callback=lambda step, beams: seen.append(beams.x))
+    if {kind for kind, _, _ in recorder.drawn} != {"normal"}:
+        pytest.skip("its selector draws")
+
+    order = torch.tensor([data.draw(st.permutations(range(one.plan.start))) for _ in prompts])
+    rng = Reordered(recorder.drawn, order)
+
+    def follow(step, beams):
+        """Each beam goes on with the noise of the beam that it was."""
+        alike = (beams.x[:, :, None] == seen[step.step][:, None]).all(-1)  # [B, K, K]
+        assert (alike.sum(-1) == 1).all()
+        rng.order = alike.int().argmax(-1)
+
+    other = run(method, prompts, rng=rng, callback=follow)
+    assert_identical([one.images, one.rewards, one.latents], [other.images, other.rewards, other.latents])
+    assert torch.equal(one.lineage.ancestor(), take(order, other.lineage.ancestor()))
+
+
+@every_method
+@few
+@given(seed=SEEDS)
+def test_a_result_is_sorted_and_holds_the_final_reward_of_every_survivor(example, seed):
+    method = example(smooth)
+    result = run(method, seed=seed)
+    groups = 1 if method.pool else len(PROMPTS)
+    assert result.rewards.shape == result.log_w.shape == (groups, result.plan.keep[-1])
+    assert torch.equal(result.rewards, result.rewards.sort(dim=-1, descending=True).values)
+    for b, prompts in enumerate(result.prompts):
+        assert len(prompts) == result.plan.keep[-1]
+        assert torch.equal(result.rewards[b], smooth(result.images[b], prompts))
+        assert torch.equal(result.images[b], result.latents[b])  # the toy decodes to itself
+
+
+@every_method
+@few
+@given(seed=SEEDS)
+def test_lineage_replays_the_latents_through_the_recorded_noise(example, seed):
+    method, denoiser = example(smooth), toy.example()
+    recorder = Recorder(dsearch.KeyedRng(seed, (0,) if method.pool else tuple(range(len(PROMPTS)))))
+    result = run(method, denoiser=denoiser, rng=recorder)
+    path, ancestor, cond = result.lineage.path(), result.lineage.ancestor(), denoiser.encode(PROMPTS)
+    assert path.shape == (*result.rewards.shape, denoiser.num_steps)
+    for b, k in [(b, k) for b in range(len(path)) for k in range(path.shape[1])]:
+        x = recorder.drawn["normal", "start", 0][b, ancestor[b, k]]
+        prompt = torch.tensor([PROMPTS.index(result.prompts[b][k])])
+        for i, width in enumerate(result.plan.width):
+            beam, child = divmod(path[b, k, i].item(), width)
+            out, x0 = denoiser.predict(x[None], i, cond, prompt)
+            pred = dsearch.Prediction(tuple(leaf[None, :, None] for leaf in out), x0[None, :, None])
+            noise = recorder.drawn["normal", "noise", i][b, beam, child]
+            x = denoiser.step(x[None, None, None], pred, i, noise[None, None, None])[0, 0, 0]
+        assert torch.equal(x, result.latents[b, k])
+
+
+@every_method
+def test_the_trace_has_every_step_s_beams_width_and_values(example):
+    result = run(example(smooth))
+    plan = result.plan
+    assert [(s.step, s.alive, s.width) for s in result.trace] == [*zip(range(6), plan.alive, plan.width, strict=True)]
+    for i, step in enumerate(result.trace):
+        if plan.score[i] or i == 5:
+            assert step.values.shape == (len(result.images), plan.rows[i])
+            assert not step.values.isnan().any()
+        else:
+            assert step.values is None
+
+
+@every_method
+def test_final_rewards_are_those_of_the_last_trace(example):
+    result = run(example(smooth))
+    assert torch.equal(take(result.trace[-1].values, result.lineage.path()[..., -1]), result.rewards)
+
+
+@every_method
+def test_the_callback_meets_every_step_with_its_survivors(example):
+    met = []
+    result = run(example(smooth), callback=lambda step, beams: met.append((step, beams)))
+    assert [step for step, _ in met] == result.trace
+    for i, (step, beams) in enumerate(met):
+        assert step.step == i
+        assert beams.x.shape[1] == beams.value.shape[1] == beams.pred.x0.shape[1] == result.plan.keep[i]
+        assert torch.equal(beams.child, result.lineage.child[i])
+        if step.values is not None and result.plan.score[i]:
+            assert torch.equal(beams.value, take(step.values, beams.child))
+    assert torch.equal(take(met[-1][1].x, result.lineage.order), result.latents)
+
+
+@every_method
+def test_progress_counts_exactly_the_planned_rows(example):
+    bars = []
+
+    class Bar:
+        def __init__(self, total, **options):
+            self.total, self.done, self.open = total, 0, True
+            bars.append(self)
+
+        def update(self, rows):
+            assert self.open and rows > 0
+            self.done += rows
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.open = False
+
+    method = example(smooth)
+    run(method, progress=Bar, chunk=5)
+    (bar,) = bars
+    assert bar.done == bar.total == method.bill(6).model_calls * (1 if method.pool else len(PROMPTS))
+    assert not bar.open
+
+
+@every_method
+@few
+@given(seed=SEEDS)
+def test_no_image_is_mislabelled(example, seed):
+    """Prompts so far apart that an image betrays its own."""
+    shift = {"left": -1000.0, "middle": 0.0, "right": 1000.0}
+    denoiser, reward = toy.GaussianMixture([[0.0, 0.0]], num_steps=4, shift=shift), CountedReward(smooth)
+    method, prompts = example(reward), ["right", "left", "middle"]
+    result = run(method, prompts, denoiser, seed=seed)
+
+    def nearest(image):
+        return min(shift, key=lambda name: abs(image.mean().item() - shift[name]))
+
+    shown = [image for images in result.images for image in images]
+    assert [nearest(image) for image in shown] == [name for names in result.prompts for name in names]
+    late = reward.asked[-result.plan.rows[-1] * len(result.images) :]
+    assert all(nearest(image) == name for image, name in late)
+    if method.pool:
+        start = [prompts[k % 3] for k in result.lineage.ancestor()[0].tolist()]
+        assert result.prompts == [start]
+    else:
+        assert result.prompts == [[name] * result.plan.keep[-1] for name in prompts]

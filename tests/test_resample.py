@@ -1,0 +1,103 @@
+"""Resampling: expected counts, zero weights, and the effective sample size."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import log_weights
+
+from dsearch import KeyedRng
+from dsearch.core import resample
+from dsearch.core.resample import ess, multinomial, systematic
+
+SCHEMES = [getattr(resample, name) for name in resample.__all__ if name not in ("Resampler", "ess")]
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.__name__)
+
+EDGE = 1e-9
+"""Where n w is this near a whole number, float64 rounding may put a point on either side."""
+
+
+def rows(log_w):
+    return torch.tensor([log_w], dtype=torch.float64)
+
+
+def draw(scheme, log_w, n, seed=0):
+    return scheme(log_w, n, KeyedRng(seed, tuple(range(len(log_w)))), 1)
+
+
+def test_both_schemes_are_among_those_tested():
+    assert {multinomial, systematic} <= set(SCHEMES)
+
+
+@given(log_weights(), st.integers(1, 40), st.integers(0, 50))
+def test_systematic_copies_floor_or_ceil_of_n_w(log_w, n, seed):
+    expected = n * rows(log_w).softmax(-1)[0]
+    count = torch.bincount(draw(systematic, rows(log_w), n, seed)[0], minlength=len(log_w))
+    assert (count >= (expected - EDGE).floor()).all()
+    assert (count <= (expected + EDGE).ceil()).all()
+
+
+@given(log_weights(), st.integers(1, 40))
+def test_systematic_indices_ascend(log_w, n):
+    index = draw(systematic, rows(log_w), n)[0]
+    assert torch.equal(index, index.sort().values)
+
+
+def test_systematic_leaves_equal_weights_alone():
+    assert draw(systematic, torch.zeros(3, 7), 7).tolist() == [list(range(7))] * 3
+
+
+@every_scheme
+@given(log_w=log_weights(), n=st.integers(1, 40), seed=st.integers(0, 50))
+def test_zero_weights_are_never_drawn(scheme, log_w, n, seed):
+    index = draw(scheme, rows(log_w), n, seed)
+    assert index.shape == (1, n)
+    assert all(log_w[i] > -math.inf for i in index[0].tolist())
+
+
+@every_scheme
+@pytest.mark.parametrize("n", [3, 5, 8])
+def test_schemes_are_unbiased(scheme, n):
+    w = torch.tensor([0.02, 0.3, 0.0, 0.13, 0.55]).double()
+    repeats = 4000
+    index = draw(scheme, w.log().expand(repeats, -1), n)
+    count = torch.nn.functional.one_hot(index, len(w)).sum(1).double()  # [repeats, N]
+    error = (count.mean(0) - n * w).abs()
+    assert (error <= 4.5 * count.std(0) / math.sqrt(repeats) + 1e-12).all()
+    assert (count.std(0)[w > 0] > 0).all()
+
+
+@every_scheme
+@given(log_w=log_weights(), n=st.integers(1, 20), constant=st.integers(-4000, 4000))
+def test_adding_a_constant_to_the_log_weights_changes_nothing(scheme, log_w, n, constant):
+    moved = rows(log_w) + constant / 8  # exact on this grid
+    assert torch.equal(draw(scheme, rows(log_w), n), draw(scheme, moved, n))
+    assert torch.equal(ess(rows(log_w)), ess(moved))
+
+
+@every_scheme
+def test_a_group_does_not_depend_on_its_batch_mates(scheme):
+    log_w = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    many = scheme(log_w, 6, KeyedRng(2, ("a", "b", "c")), 4)
+    assert torch.equal(scheme(log_w[2:], 6, KeyedRng(2, ("c",)), 4), many[2:])
+
+
+@every_scheme
+def test_steps_draw_afresh(scheme):
+    log_w, rng = torch.arange(40.0)[None] / 40, KeyedRng(2, (0,))
+    assert not torch.equal(scheme(log_w, 20, rng, 1), scheme(log_w, 20, rng, 2))
+
+
+@given(log_weights())
+def test_ess_lies_between_one_and_n(log_w):
+    assert 1 - 1e-12 <= ess(rows(log_w)).item() <= len(log_w) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("weights", "exact"),
+    [([5.0], 1), ([2.0] * 7, 7), ([0, 0, 3.0], 1), ([1, 1, 0, 0], 2), ([1, 2], 9 / 5), ([1, 2, 3], 36 / 14)],
+)
+def test_ess_exact_cases(weights, exact):
+    assert ess(torch.tensor([weights, weights]).log()).tolist() == pytest.approx([exact, exact], rel=1e-6)

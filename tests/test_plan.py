@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsearch import Bill, Plan, methods
-from dsearch.core.plan import drop_schedule, dsearch_plan, flip, search_probability, uniform_plan
+from dsearch.core.plan import drop_schedule, dsearch_plan, flip, largest, search_probability, uniform_plan
 
 TABLES = json.loads((Path(__file__).parent / "data" / "schedules.json").read_text())
 DROPS = ["exponential", "linear", "quadratic", "sigmoid", "none"]
@@ -289,3 +289,24 @@ def test_a_method_bills_its_own_value():
 
     method = methods.svdd(None, width=2)._replace(value=Dear())
     assert method.bill(3) == Bill(1 + 4 + 4 * 5, 5, 5)
+
+
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(0, 9), st.integers(1, 5), st.integers(0, 2000))
+def test_largest_is_the_last_number_within_the_limit(base, slope, bend, at_least, spare):
+    def cost(n):
+        return base + slope * n + bend * n * n
+
+    limit = cost(at_least) + spare
+    n = largest(cost, limit, at_least)
+    assert n >= at_least and cost(n) <= limit < cost(n + 1)
+
+
+def test_largest_sizes_a_method_to_a_bill():
+    assert largest(lambda width: methods.svdd(None, width).bill(50).model_calls, 981) == 20
+
+
+def test_largest_refuses_a_limit_below_the_least_and_a_cost_that_does_not_rise():
+    with pytest.raises(ValueError, match="3 costs 30, above the limit of 29"):
+        largest(lambda n: 10 * n, 29, at_least=3)
+    with pytest.raises(ValueError, match="does not rise"):
+        largest(lambda n: 5, 29)

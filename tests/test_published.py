@@ -151,7 +151,7 @@ def test_the_published_command_at_its_own_size():
     ours, theirs = both(toy(50), height, PROMPTS, flags, coins_of(49))
     assert_same_choices(ours, theirs)
     assert torch.equal(in_beam_order(ours, ours.latents), theirs.latents)
-    assert (ours.plan.start, ours.plan.keep[-1], max(ours.plan.width)) == (60, 12, 125)
+    assert (ours.plan.start, ours.plan.keep[-1], max(ours.plan.width)) == (60, 12, 25 * 60 // 13)
 
 
 def test_the_published_commands_cost_what_the_methods_page_says():

@@ -33,10 +33,20 @@ def test_both_schemes_are_among_those_tested():
 
 @given(log_weights(), st.integers(1, 40), st.integers(0, 50))
 def test_systematic_copies_floor_or_ceil_of_n_w(log_w, n, seed):
-    expected = n * rows(log_w).softmax(-1)[0]
-    count = torch.bincount(draw(systematic, rows(log_w), n, seed)[0], minlength=len(log_w))
+    expected = n * rows(log_w).softmax(-1)
+    index = draw(systematic, rows(log_w).expand(50, -1), n, seed)  # 50 groups, each with a draw of its own
+    count = torch.nn.functional.one_hot(index, len(log_w)).sum(1)
     assert (count >= (expected - EDGE).floor()).all()
     assert (count <= (expected + EDGE).ceil()).all()
+
+
+def test_systematic_points_are_evenly_spaced_from_one_uniform_a_group():
+    w = torch.tensor([0.3, 0.4, 0.3]).double()
+    rng = KeyedRng(3, tuple(range(100)))
+    u = rng.uniform("resample", 7, (100, 1))
+    points = (u + torch.arange(4)) / 4
+    expected = (points[..., None] >= w.cumsum(0)).sum(-1)
+    assert torch.equal(systematic(w.log().expand(100, -1), 4, rng, 7), expected)
 
 
 @given(log_weights(), st.integers(1, 40))

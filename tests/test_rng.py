@@ -72,6 +72,7 @@ def test_under_names_a_source_of_its_own_that_is_itself_keyed():
     rng = KeyedRng(7, ("a", "b"))
     assert torch.equal(stream(rng.under("x")), stream(KeyedRng(7, ("a", "b")).under("x")))
     assert not torch.isin(stream(rng.under("x").under("y")), stream(rng.under("y").under("x"))).any()
+    assert not torch.isin(stream(rng.under("x").under("y")), stream(rng.under("y"))).any()
     assert rng.under("x").ids == rng.ids
 
 

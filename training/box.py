@@ -1,7 +1,8 @@
 """Train the model in the box: a tiny Stable Diffusion and two tiny CLIPs, from openly licensed emoji.
 
-Every stage reads and writes one work folder and is timed by the wall clock, so the same commands suit two CPU
-cores or a GPU. In order: ``data``, ``vae``, ``latents``, ``clip`` (twice), ``unet``, ``export``, ``evaluate``.
+Every stage reads and writes one work folder, and training is timed by the wall clock, so the same commands
+suit two CPU cores or a GPU. In order: ``data``, ``vae``, ``latents``, ``clip`` (twice), ``unet``, ``export``,
+``evaluate``.
 See README.md beside this file for the commands, the sources and what each stage took.
 """
 
@@ -32,7 +33,9 @@ HERE = Path(__file__).resolve().parent
 BOX = HERE.parent / "dsearch" / "box"
 SIZE = 64  # pixels of a picture
 DRAWN = 128  # pixels at which a drawing is rasterised before it is shrunk
-HELD_VENDOR = "emojione"  # never trained on: the judge is asked about it once, to see what it makes of new art
+HELD_VENDOR = (
+    "emojione"  # never trained on: the judge is asked about it once, to see what it makes of new art
+)
 
 # vendor -> (npm package, version, style word in captions, sampling weight)
 # The three Fluent sets share their shapes, so the two shaded ones count less.
@@ -67,7 +70,7 @@ def read_subjects() -> dict[str, dict]:
 SUBJECTS = list(read_subjects())
 
 
-# ------------------------------------------------------------------------------------------------ data
+# -------------------------------------------------------------------------------- data
 
 
 def tarball(npm: Path, vendor: str) -> tarfile.TarFile:
@@ -80,7 +83,9 @@ def find_icon(icons: dict, names: list[str]) -> dict | None:
     """The first of ``names`` that an iconify set draws, through plain aliases."""
     for name in names:
         alias = icons.get("aliases", {}).get(name, {})
-        body = icons["icons"].get(name) or icons["icons"].get(alias.get("parent") if len(alias) == 1 else None)
+        body = icons["icons"].get(name) or icons["icons"].get(
+            alias.get("parent") if len(alias) == 1 else None
+        )
         if body:
             return body
     return None
@@ -105,7 +110,9 @@ def draw_vendor(npm: Path, vendor: str) -> dict[str, Image.Image]:
         if vendor == "3d":
             names = set(tar.getnames())
             codes = {s: (v["code"], v["code"].replace("-fe0f", "")) for s, v in read_subjects().items()}
-            paths = {s: [p for c in cs if (p := f"package/assets/{c}.webp") in names] for s, cs in codes.items()}
+            paths = {
+                s: [p for c in cs if (p := f"package/assets/{c}.webp") in names] for s, cs in codes.items()
+            }
             return {s: Image.open(tar.extractfile(p[0])).convert("RGBA") for s, p in paths.items() if p}
         icons = json.load(tar.extractfile("package/icons.json"))
     bodies = {s: find_icon(icons, v["icons"]) for s, v in read_subjects().items()}
@@ -149,7 +156,7 @@ def compose(image: Image.Image, background: str, rng: np.random.Generator) -> np
     # resize with premultiplied alpha, or the rim picks up the colour of transparent pixels
     small = image.convert("RGBa").resize((w, h), Image.LANCZOS).convert("RGBA")
     canvas = Image.new("RGBA", (SIZE, SIZE), BACKGROUNDS[background] + (255,))
-    x, y = (int(round((SIZE - n) * np.clip(rng.normal(0.5, 0.15), 0, 1))) for n in (w, h))
+    x, y = (round((SIZE - n) * float(np.clip(rng.normal(0.5, 0.15), 0, 1))) for n in (w, h))
     canvas.alpha_composite(small, (x, y))
     return np.asarray(canvas.convert("RGB"))
 
@@ -167,7 +174,7 @@ def make_pictures(drawings: dict, per_drawing: int, seed: int) -> tuple[np.ndarr
 
 
 def stage_data(args: argparse.Namespace) -> None:
-    """Draw every subject by every vendor, compose the training pictures, the held-out ones and the unseen vendor's."""
+    """Draw every subject by every vendor; compose pictures to train on, to hold out, and unseen."""
     drawings = {(v, s): trim(d) for v in SOURCES for s, d in draw_vendor(args.npm, v).items()}
     seen = {k: d for k, d in drawings.items() if k[0] != HELD_VENDOR}
     unseen = {k: d for k, d in drawings.items() if k[0] == HELD_VENDOR}
@@ -179,7 +186,9 @@ def stage_data(args: argparse.Namespace) -> None:
         np.save(args.work / f"{name}.npy", pictures)
         (args.work / f"{name}.json").write_text(json.dumps(labels))
         print(name, pictures.shape, flush=True)
-    save_grid(np.load(args.work / "train.npy", mmap_mode="r")[:: args.per_drawing + 1], args.work / "data.png", 24)
+    save_grid(
+        np.load(args.work / "train.npy", mmap_mode="r")[:: args.per_drawing + 1], args.work / "data.png", 24
+    )
 
 
 def load_pictures(work: Path, name: str = "train") -> tuple[torch.Tensor, list]:
@@ -227,7 +236,7 @@ class Draws:
         return taken
 
 
-# ------------------------------------------------------------------------------------------------ training loop
+# -------------------------------------------------------------------------------- training loop
 
 
 class Ema:
@@ -248,11 +257,11 @@ class Ema:
         """Inside, the parameters are their averages."""
         backup = [p.detach().clone() for p in self.parameters]
         with torch.no_grad():
-            for p, a in zip(self.parameters, self.average):
+            for p, a in zip(self.parameters, self.average, strict=True):
                 p.copy_(a)
         yield
         with torch.no_grad():
-            for p, b in zip(self.parameters, backup):
+            for p, b in zip(self.parameters, backup, strict=True):
                 p.copy_(b)
 
 
@@ -304,10 +313,11 @@ def half(device: str) -> torch.autocast:
 
 
 def count(module: torch.nn.Module) -> str:
+    """Parameters, in millions."""
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f}M"
 
 
-# ------------------------------------------------------------------------------------------------ VAE
+# -------------------------------------------------------------------------------- VAE
 
 
 def make_vae():
@@ -343,7 +353,7 @@ def vae_loss(vae, x: torch.Tensor, device: str) -> tuple[torch.Tensor, torch.Ten
     y = y.float()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
     mse = F.mse_loss(y, x)
-    edge = sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x)))
+    edge = sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x), strict=True))
     return F.l1_loss(y, x) + 0.5 * edge + mse + 1e-3 * kl, mse
 
 
@@ -396,7 +406,11 @@ def stage_latents(args: argparse.Namespace) -> None:
     from diffusers import AutoencoderKL
 
     pictures, _ = load_pictures(args.work)
-    vae = AutoencoderKL.from_pretrained(args.work / "vae").to(args.device, memory_format=torch.channels_last).eval()
+    vae = (
+        AutoencoderKL.from_pretrained(args.work / "vae")
+        .to(args.device, memory_format=torch.channels_last)
+        .eval()
+    )
     moments, decoded = [], []
     chosen = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(args.seed))[: args.decoded]
     with half(args.device):
@@ -415,7 +429,7 @@ def stage_latents(args: argparse.Namespace) -> None:
     print("latents", tuple(moments.shape), "decoded", len(chosen))
 
 
-# ------------------------------------------------------------------------------------------------ text
+# -------------------------------------------------------------------------------- text
 
 
 def caption(subject: str, vendor: str, background: str, rng: np.random.Generator) -> str:
@@ -473,10 +487,11 @@ def token_ids(tokenizer, texts: list[str], length: int = CONTEXT) -> torch.Tenso
 
 
 def special_ids(tokenizer) -> dict[str, int]:
+    """What a text configuration must know of its tokenizer."""
     return {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
 
 
-# ------------------------------------------------------------------------------------------------ CLIPs
+# -------------------------------------------------------------------------------- CLIPs
 
 # The judge's patches line up neither with the guide's nor with the latents, so that what fools one need not
 # fool the other.
@@ -533,11 +548,11 @@ def roughen(x: torch.Tensor) -> torch.Tensor:
     return (x * contrast + grain * torch.randn_like(x)).clamp(-1, 1)
 
 
-def same_thing(batch: list[tuple[str, str]]) -> torch.Tensor:
-    """[N, N] mask of pairs that must not count as wrong: same subject, told apart by background alone or not."""
-    subject = np.array([s for s, _ in batch])
-    same = torch.from_numpy(subject[:, None] == subject[None, :])
-    return same & ~torch.eye(len(batch), dtype=torch.bool)
+def same_thing(subjects: list[str]) -> torch.Tensor:
+    """[N, N] mask of pairs that must not count as wrong: another picture of the same subject."""
+    names = np.array(subjects)
+    same = torch.from_numpy(names[:, None] == names[None, :])
+    return same & ~torch.eye(len(names), dtype=torch.bool)
 
 
 def clip_loss(clip, x: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -563,7 +578,9 @@ def stage_clip(args: argparse.Namespace) -> None:
     pictures, labels = load_pictures(args.work)
     decoded = torch.load(args.work / "decoded.pt")
     clip = make_clip(args.role, tokenizer).to(args.device).train()
-    print(args.role, count(clip), "vision", count(clip.vision_model), "text", count(clip.text_model), flush=True)
+    print(
+        args.role, count(clip), "vision", count(clip.vision_model), "text", count(clip.text_model), flush=True
+    )
     optimiser = torch.optim.AdamW(clip.parameters(), betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     ema, clock = Ema(list(clip.parameters()), 0.998), Clock(args.minutes, args.rate or 1e-3)
     n = args.batch or 96
@@ -577,7 +594,7 @@ def stage_clip(args: argparse.Namespace) -> None:
         batch = {
             "captions": token_ids(tokenizer, [caption(*c, rng) for c in chosen]),
             "names": torch.where(torch.rand(len(SUBJECTS), 1) < 0.2, articled, plain),
-            "same": same_thing([(s, b) for s, _, b in chosen]),
+            "same": same_thing([s for s, _, _ in chosen]),
             "subject": torch.tensor([SUBJECTS.index(s) for s, _, _ in chosen]),
         }
         loss, right = clip_loss(clip, x, {k: v.to(args.device) for k, v in batch.items()})
@@ -627,7 +644,7 @@ def accuracy_on(clip, tokenizer, args: argparse.Namespace, name: str) -> float:
     return (named == torch.tensor([SUBJECTS.index(s) for s, _, _ in labels])).float().mean().item()
 
 
-# ------------------------------------------------------------------------------------------------ UNet
+# -------------------------------------------------------------------------------- UNet
 
 
 def make_unet():
@@ -682,6 +699,7 @@ def make_scheduler():
 
 
 def make_pipeline(vae, text_encoder, tokenizer, unet):
+    """The parts as a StableDiffusionPipeline."""
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(
@@ -702,11 +720,13 @@ def start_networks(args: argparse.Namespace, tokenizer):
     if args.init:
         unet = type(unet).from_pretrained(args.init / "unet")
         text_encoder = type(text_encoder).from_pretrained(args.init / "text_encoder", dtype=torch.float32)
-    return unet.to(args.device, memory_format=torch.channels_last).train(), text_encoder.to(args.device).train()
+    return unet.to(args.device, memory_format=torch.channels_last).train(), text_encoder.to(
+        args.device
+    ).train()
 
 
 def noised(moments: torch.Tensor, scaling: float, t: torch.Tensor, alpha_bar: torch.Tensor):
-    """Sample latents from their posterior and noise them: x_t, eps. [N, 8, h, w], [N] -> twice [N, 4, h, w]."""
+    """Sample latents from their posterior and noise them. [N, 8, h, w], [N] -> x_t, eps [N, 4, h, w]."""
     mean, log_var = moments.float().chunk(2, 1)
     z = (mean + torch.randn_like(mean) * (0.5 * log_var.clamp(-20, 5)).exp()) * scaling
     noise, a = torch.randn_like(z), alpha_bar.view(-1, 1, 1, 1)
@@ -715,7 +735,9 @@ def noised(moments: torch.Tensor, scaling: float, t: torch.Tensor, alpha_bar: to
 
 def stratified(n: int, device: str) -> torch.Tensor:
     """n timesteps, one in each n-th of [0, 1000): less noise in the loss than independent ones."""
-    return ((torch.arange(n, device=device) + torch.rand(n, device=device)) * (1000 / n)).long().clamp(max=999)
+    return (
+        ((torch.arange(n, device=device) + torch.rand(n, device=device)) * (1000 / n)).long().clamp(max=999)
+    )
 
 
 def stage_unet(args: argparse.Namespace) -> None:
@@ -734,7 +756,10 @@ def stage_unet(args: argparse.Namespace) -> None:
     optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     ema, n = Ema(parameters, 0.998), args.batch or 64
     draws, clock = Draws(weights_of(labels), n, args.seed), Clock(args.minutes, args.rate or 1e-3, warmup=200)
-    saved = resume(args, unet, text_encoder, optimiser, ema, clock)
+    saved, pipe = (
+        resume(args, unet, text_encoder, optimiser, ema, clock),
+        make_pipeline(vae, text_encoder, tokenizer, unet),
+    )
     while not clock.done:
         i = next(draws)
         tokens = ids[i, torch.randint(ids.shape[1], (n,))]
@@ -749,10 +774,13 @@ def stage_unet(args: argparse.Namespace) -> None:
         loss = (errors * snr.clamp(max=5) / snr).mean()  # min-SNR-5 for epsilon (Hang et al. 2023)
         descend(optimiser, loss, clock.learning_rate())
         ema.update()
-        clock.tick(n, every=60, loss=loss.detach(), eps=errors.detach().mean(), late=errors[: n // 4].detach().mean())
-        if clock.elapsed - saved > 420 or clock.done:
+        clock.tick(
+            n, every=60, loss=loss.detach(), eps=errors.detach().mean(), late=errors[: n // 4].detach().mean()
+        )
+        if clock.elapsed - saved > 420:
             saved = clock.elapsed
-            checkpoint(args, make_pipeline(vae, text_encoder, tokenizer, unet), optimiser, ema, clock)
+            checkpoint(args, pipe, optimiser, ema, clock)
+    checkpoint(args, pipe, optimiser, ema, clock)
 
 
 def checkpoint(args: argparse.Namespace, pipe, optimiser, ema: Ema, clock: Clock) -> None:
@@ -788,21 +816,23 @@ def resume(args: argparse.Namespace, unet, text_encoder, optimiser, ema: Ema, cl
     return elapsed
 
 
-# ------------------------------------------------------------------------------------------------ export
+# -------------------------------------------------------------------------------- export
 
 
 def halve(source: Path, target: Path) -> None:
     """Copy one component, weights as float16.
 
-    Its configuration says float32: diffusers loads to float32 whatever the file holds, but transformers loads to
-    the type that the configuration names.
+    Its configuration says float32: diffusers loads to float32 whatever the file holds, but transformers loads
+    to the type that the configuration names.
     """
     from safetensors.torch import load_file, save_file
 
     target.mkdir(parents=True)
     for file in source.iterdir():
         if file.suffix == ".safetensors":
-            weights = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in load_file(file).items()}
+            weights = {
+                k: v.half().contiguous() if v.is_floating_point() else v for k, v in load_file(file).items()
+            }
             save_file(weights, target / file.name, metadata={"format": "pt"})
         else:
             shutil.copy(file, target)
@@ -831,7 +861,7 @@ def stage_export(args: argparse.Namespace) -> None:
     print(f"{args.out}: {total / 1e6:.1f} MB")
 
 
-# ------------------------------------------------------------------------------------------------ evaluate
+# -------------------------------------------------------------------------------- evaluate
 
 SPREAD = ("cat", "dog", "horse", "monkey", "rabbit", "butterfly", "panda", "house")
 SPREAD_SEEDS = 32
@@ -845,7 +875,9 @@ def load_box(args: argparse.Namespace):
     pipe = StableDiffusionPipeline.from_pretrained(args.out / "pipeline").to(args.device)
     pipe.set_progress_bar_config(disable=True)
     folders = {role: args.out / role for role in CLIPS}
-    clips = {r: (CLIPModel.from_pretrained(f).eval(), CLIPTokenizer.from_pretrained(f)) for r, f in folders.items()}
+    clips = {
+        r: (CLIPModel.from_pretrained(f).eval(), CLIPTokenizer.from_pretrained(f)) for r, f in folders.items()
+    }
     return pipe, {r: (c.to(args.device), t) for r, (c, t) in clips.items()}
 
 
@@ -888,7 +920,11 @@ def kilobytes(picture: torch.Tensor) -> float:
 
 def accuracy(clips: dict, pictures: torch.Tensor, subjects: list[str]) -> tuple[dict, dict]:
     """Role -> top-1 with interval over all subjects, and subject -> top-1 by role."""
-    truth, report, by_subject = torch.tensor([SUBJECTS.index(s) for s in subjects]), {}, {s: {} for s in SUBJECTS}
+    truth, report, by_subject = (
+        torch.tensor([SUBJECTS.index(s) for s in subjects]),
+        {},
+        {s: {} for s in SUBJECTS},
+    )
     for role, (clip, tokenizer) in clips.items():
         named = cosines(clip, tokenizer, pictures).argmax(1)
         right = named == truth
@@ -907,7 +943,11 @@ def accuracy(clips: dict, pictures: torch.Tensor, subjects: list[str]) -> tuple[
 def spread(values: np.ndarray, best: str) -> dict[str, float]:
     """Mean, deviation over seeds, and the mean best of 8."""
     of_eight = getattr(values.reshape(-1, 8), best)(1).mean()
-    return {"mean": round(values.mean(), 3), "std": round(values.std(ddof=1), 3), "best_of_8": round(of_eight, 3)}
+    return {
+        "mean": round(values.mean(), 3),
+        "std": round(values.std(ddof=1), 3),
+        "best_of_8": round(of_eight, 3),
+    }
 
 
 def spreads(pipe, clips: dict, args: argparse.Namespace) -> dict:
@@ -937,7 +977,10 @@ def timings(pipe, clips: dict, device: str, n: int = 64, repeats: int = 5) -> di
     work = {
         "guided_row": lambda: pipe.unet(x, 500, encoder_hidden_states=states),
         "decode": lambda: pipe.vae.decode(x[:n]),
-        **{f"{r}_score": lambda c=c: embed_pictures(c[0], to_unit(pictures.to(device))) for r, c in clips.items()},
+        **{
+            f"{r}_score": lambda c=c: embed_pictures(c[0], to_unit(pictures.to(device)))
+            for r, c in clips.items()
+        },
     }
     return {name: best_of(f, repeats) / n for name, f in work.items()}
 
@@ -1017,26 +1060,35 @@ def stage_evaluate(args: argparse.Namespace) -> None:
     print(json.dumps({k: v for k, v in result.items() if k != "subjects"}, indent=1))
 
 
-# ------------------------------------------------------------------------------------------------ command line
+# -------------------------------------------------------------------------------- command line
 
 
 def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=[n[6:] for n in globals() if n.startswith("stage_")])
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is not shipped")
     parser.add_argument("--npm", type=Path, help="data: folder with the packages as npm pack left them")
-    parser.add_argument("--per-drawing", type=int, default=96, help="data: pictures composed from each drawing")
+    parser.add_argument(
+        "--per-drawing", type=int, default=96, help="data: pictures composed from each drawing"
+    )
     parser.add_argument("--minutes", type=float, default=10, help="wall clock of a training stage")
     parser.add_argument("--role", choices=("guide", "judge"), default="guide", help="clip: which one")
-    parser.add_argument("--decoded", type=int, default=8000, help="latents: pictures decoded again for the CLIPs")
+    parser.add_argument(
+        "--decoded", type=int, default=8000, help="latents: pictures decoded again for the CLIPs"
+    )
     parser.add_argument("--init", type=Path, help="vae, unet: continue from this pipeline folder")
     parser.add_argument("--resume", action="store_true", help="unet: go on from the last checkpoint")
     parser.add_argument("--out", type=Path, default=BOX, help="export: where the box goes")
-    parser.add_argument("--checkpoint", default="pipeline", help="export: pipeline folder inside the work folder")
+    parser.add_argument(
+        "--checkpoint", default="pipeline", help="export: pipeline folder inside the work folder"
+    )
     parser.add_argument("--seeds", type=int, default=8, help="evaluate: pictures of each subject")
     parser.add_argument("--steps", type=int, default=40, help="evaluate: DDIM steps")
     parser.add_argument("--guidance", type=float, default=2.5, help="evaluate: guidance scale")
-    parser.add_argument("--images", type=Path, default=HERE.parent / "docs" / "img", help="evaluate: for sheets")
+    parser.add_argument(
+        "--images", type=Path, default=HERE.parent / "docs" / "img", help="evaluate: for sheets"
+    )
     parser.add_argument("--report", type=Path, default=HERE / "box.json", help="evaluate: the figures")
     parser.add_argument("--batch", type=int, help="pictures a step")
     parser.add_argument("--rate", type=float, help="peak learning rate")
@@ -1047,6 +1099,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Run one stage and say how long it took."""
     args = parse()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.threads:

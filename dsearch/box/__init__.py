@@ -1,8 +1,8 @@
 """The model in the box: a tiny Stable Diffusion and two tiny CLIPs, shipped with the library.
 
-``StableDiffusionPipeline.from_pretrained(dsearch.box.pipeline_path())`` works offline and draws 64x64 emoji in
-seconds on a laptop. ``guide`` is the CLIP to search with; ``judge`` is another, trained apart, to judge what the
-search found. What it can and cannot do is measured in ``docs/box.md``; where the drawings come from is in
+``StableDiffusionPipeline.from_pretrained(dsearch.box.pipeline_path())`` works offline and draws 64x64 emoji
+in seconds on a laptop. ``guide`` is the CLIP to search with; ``judge`` is another, trained apart, to judge
+what the search found. What they can do is measured in ``docs/box.md``; where the drawings come from is in
 ``ATTRIBUTION.md`` beside this file.
 
 Importing this module imports neither torch nor diffusers.
@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 _SUBJECTS = json.loads((_HERE / "subjects.json").read_text(encoding="utf-8"))
 
 SUBJECTS: tuple[str, ...] = tuple(_SUBJECTS["subjects"])
-"""Everything the box can draw, as prompts. They may be followed by " on a blue background" and ", flat style"."""
+"""Everything the box can draw, as prompts; " on a blue background" and ", flat style" may follow."""
 
 DEMO_PROMPTS: tuple[str, ...] = tuple(_SUBJECTS["demo_prompts"])
 """The prompts to show: picked among ``SUBJECTS`` for how often the judge names their pictures."""

@@ -229,13 +229,15 @@ def largest(cost: Callable[[int], int], limit: int, at_least: int = 1) -> int:
     `largest(lambda w: svdd(reward, w).bill(50).model_calls, 200)` sizes a method to a bill.
 
     Raises:
-        ValueError: where even `at_least` costs more than the limit.
+        ValueError: where even `at_least` costs more than the limit, or the cost does not rise.
     """
     if cost(at_least) > limit:
         raise ValueError(f"{at_least} costs {cost(at_least)}, above the limit of {limit}; raise the limit")
     low, step = at_least, 1
     while cost(low + step) <= limit:
         low, step = low + step, 2 * step
+        if step > 2**40:
+            raise ValueError(f"the cost of {low} is within {limit}; it does not rise, so none is the largest")
     while step > 1:
         step //= 2
         low += step if cost(low + step) <= limit else 0

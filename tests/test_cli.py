@@ -1,0 +1,125 @@
+"""The command line, run for real on the model in the box."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dsearch import cli, demo, methods
+from dsearch.pictures import to_pil
+
+QUICK = ["--steps", "3", "--reward", "compressibility", "--device", "cpu"]
+
+
+def test_generate_writes_pictures_a_grid_and_a_record_that_agree(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["generate", "cat", "panda", *QUICK, "--beams", "2", "--budget", "4", "-o", "keep=2", "--out", str(out)]
+    assert cli.main(words) == 0
+    record = json.loads((out / "result.json").read_text())
+    assert [i["prompt"] for i in record["images"]] == ["cat", "cat", "panda", "panda"]
+    assert record["bill"] == record["planned"] == methods.dsearch(len, 2, 2, 4).bill(3)._asdict()
+    for image in record["images"]:
+        picture = out / image["file"]
+        assert Image.open(picture).size == (64, 64)
+        assert len(image["path"]) == 3
+    assert Image.open(out / "grid.png").width > 0
+    assert "panda" in capsys.readouterr().out
+
+
+def test_a_prompt_never_becomes_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hostile = "../../escape/$HOME"
+    assert cli.main(["generate", hostile, "/etc/x", *QUICK, "--method", "plain", "--out", "here"]) == 0
+    files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert files == ["here/0000-0000.png", "here/0001-0000.png", "here/grid.png", "here/result.json"]
+    assert json.loads(Path("here/result.json").read_text())["images"][0]["prompt"] == hostile
+
+
+def test_a_result_is_not_overwritten_unasked(tmp_path, capsys):
+    (tmp_path / "result.json").write_text("mine")
+    assert cli.main(["generate", "cat", *QUICK, "--out", str(tmp_path)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "result.json").read_text() == "mine"
+
+
+def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my_rewards_xyz.py").write_text("def red(images, prompts):\n    return images[:, 0].mean((1, 2))\n")
+    words = ["generate", "cat", "--steps", "2", "--reward", "my_rewards_xyz:red", "--method", "svdd", "--budget", "2"]
+    assert cli.main([*words, "--device", "cpu", "--out", "o"]) == 0
+    assert 0 <= json.loads(Path("o/result.json").read_text())["images"][0]["reward"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["generate", "cat", "--method", "svdd", "-o", "nope=1"], ["nope", "width"]),
+        (["generate", "cat", "-o", "nope"], ["NAME=VALUE"]),
+        (["generate", "cat", "--reward", "nothing"], ["nothing", "compressibility"]),
+        (["generate", "cat", "--reward", "json:nothing"], ["nothing"]),
+        (["generate", "cat", "--model", "./no/such/folder"], ["no/such/folder"]),
+        (["generate", "cat", "--beams", "9", "--budget", "4"], ["budget=4", "beams=9"]),
+        (["plan", "--method", "dsearch_r", "--beams", "4", "--budget", "8"], ["rate=0.03"]),
+    ],
+)
+def test_what_is_wrong_is_named_without_a_traceback(words, names, capsys):
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("dsearch: error: ")
+    assert len(error.splitlines()) == 1
+    for name in names:
+        assert name in error
+
+
+def test_the_plan_command_prints_the_bill_of_the_method(capsys, tmp_path):
+    picture = tmp_path / "plan.png"
+    assert cli.main(["plan", "--steps", "20", "--beams", "6", "--budget", "8", "--picture", str(picture)]) == 0
+    text = capsys.readouterr().out
+    bill = methods.dsearch(len, beams=6, budget=8).bill(20)
+    assert f"{bill.model_calls:,} model calls, {bill.decodes:,} decodes" in text
+    assert Image.open(picture).width > 0
+
+
+def test_the_module_is_the_same_program():
+    told = subprocess.run([sys.executable, "-m", "dsearch", "--help"], capture_output=True, text=True, check=True)
+    assert {"generate", "plan", "demo"} <= set(told.stdout.replace(",", " ").split())
+
+
+def test_the_demonstration_compares_all_methods_at_one_bill(tmp_path, capsys):
+    words = ["demo", "--prompts", "cat", "panda", "--seeds", "2", "--n", "4", "--steps", "4", "--device", "cpu"]
+    assert cli.main([*words, "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(r["guide"], r["method"]) for r in rows] == [
+        (guide, method) for guide in ("clip", "compressibility") for method in demo.TITLES
+    ]
+    limit = rows[0]["model_calls"]
+    assert limit == 4 * 4
+    for row in rows:
+        assert row["model_calls"] <= limit
+        assert row["reward"]["low"] <= row["reward"]["mean"] <= row["reward"]["high"]
+        assert -1 <= row["judge_cosine"]["mean"] <= 1 and 0 <= row["judge_top1"]["mean"] <= 1
+    best = {r["guide"]: r for r in rows if r["method"] == "best_of_n"}
+    for row in rows:
+        if row["method"] == "plain":  # the same noise: its mean cannot exceed its best
+            assert row["reward"]["mean"] <= best[row["guide"]]["reward"]["mean"]
+    for picture in ("grid.png", "trend.png"):
+        assert Image.open(tmp_path / picture).width > 500
+    assert "| clip | DSearch-R |" in capsys.readouterr().out
+
+
+def test_an_interval_is_students_own():
+    from scipy.stats import ttest_1samp
+
+    samples = torch.tensor([1.0, 2.5, 2.0, 4.0, 3.0])
+    low, high = ttest_1samp(samples.numpy(), 0).confidence_interval(0.95)
+    assert demo.interval(samples) == pytest.approx((2.5, low, high), rel=1e-6)
+
+
+def test_pictures_keep_every_grey_level():
+    levels = torch.arange(256).float().div(255).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    (picture,) = to_pil(levels)
+    assert torch.equal(torch.tensor(list(picture.getdata()))[:, 0], torch.arange(256))

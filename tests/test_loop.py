@@ -292,6 +292,11 @@ def test_infinite_rewards_are_ranked():
     assert (run(methods.best_of_n(reward, n=8), [""] * 20).images[..., 0] > 0).float().mean() > 0.9
 
 
+def test_a_softmax_over_siblings_that_are_all_forbidden_still_draws_one():
+    result = run(methods.svdd(lambda images, prompts: torch.full((len(images),), -math.inf), width=3, temperature=1.0))
+    assert result.rewards.isinf().all()
+
+
 # ---- arguments that cannot be ------------------------------------------------------------------------------
 
 

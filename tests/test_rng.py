@@ -195,3 +195,11 @@ def test_invert_cdf_works_row_by_row():
     weights, u = [[1, 1, 2], [0, 3, 1]], [[0.1, 0.3, 0.6], [0.0, 0.74, 0.76]]
     drawn = invert_cdf(log(weights), torch.tensor(u, dtype=torch.float64))
     assert drawn.tolist() == [[0, 1, 2], [1, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("log_w", "shares"), [([-math.inf] * 4, [0, 1, 2, 3]), ([0.0, math.inf, -math.inf, math.inf], [1, 1, 3, 3])]
+)
+def test_invert_cdf_shares_equally_among_infinite_weights_and_where_all_are_zero(log_w, shares):
+    u = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
+    assert invert_cdf(torch.tensor(log_w), u).tolist() == shares

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from strategies import log_weights, populations, scores
 
-from dsearch import KeyedRng
+from dsearch import KeyedRng, methods
 from dsearch.core import resample as schemes
 from dsearch.core.contract import Prediction, take
 from dsearch.core.selection import (
@@ -215,6 +215,36 @@ def test_a_rate_outside_zero_and_one_is_refused(rate):
 def test_a_rate_that_replaces_no_beam_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"rate=0.03 of 33 beams replaces none; raise rate to 0.0303 or beams to 34"):
         replace_worst(0.03)(scores([[0.0] * 33]), 33, RNG)
+
+
+# ---- what methods make of them ------------------------------------------------------------------------
+
+
+def asked(method, values):
+    """The log-weights from which a method draws its replacements."""
+    rng = GivenDraws()
+    method.select(scores([values]), len(values), rng)
+    return rng.log_p[0].tolist()
+
+
+def test_published_pruning_reorders_by_value_and_dsearch_keeps_the_order_of_its_beams():
+    p = scores([[1, 4, 2, 3, 0, 9]], width=2)
+    assert methods.published(None, oversamplerate=2, drop_schedule="linear").select(p, 2, RNG).index.tolist() == [
+        [5, 1]
+    ]
+    assert methods.dsearch(None).select(p, 2, RNG).index.tolist() == [[1, 5]]
+
+
+def test_published_replacement_draws_from_the_raw_softmax_at_temperature_one():
+    method = methods.published(None, bs=4, replacerate=0.25)
+    assert asked(method, [7.0, 1.0, 40.0, 3.0]) == [7.0, 40.0, 3.0]
+
+
+def test_dsearch_r_hands_on_its_rate_temperature_and_zscore():
+    raw = methods.dsearch_r(None, beams=4, budget=8, rate=0.5, temperature=0.5, zscore=False)
+    assert asked(raw, [7.0, 1.0, 40.0, 3.0]) == [14.0, 80.0]
+    scaled = methods.dsearch_r(None, beams=4, budget=8, rate=0.5, temperature=0.5)
+    assert asked(scaled, [-1.0, -1.0, 1.0, 1.0]) == [2.0, 2.0]
 
 
 # ---- softmax -----------------------------------------------------------------------------------------------

@@ -495,7 +495,7 @@ def boxed():
         pytest.skip("no box")
     if not (path / "model_index.json").exists():
         pytest.skip("no model in the box")
-    pipe = StableDiffusionPipeline.from_pretrained(path, variant="fp16", dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -112,6 +112,18 @@ def test_dimensions_of_a_component_are_independent_given_it():
         assert within(0, centred[:, i] * centred[:, (i + 1) % 3])
 
 
+def test_components_are_weighed_by_their_density_in_several_dimensions():
+    """Of unequal width, so that the normalising constants count, once a dimension."""
+    toy = GaussianMixture([[0.0, 1.0, 0.0], [0.5, 0.0, 0.0]], std=[0.3, 2.0], weights=[0.2, 0.8], num_steps=4)
+    x, a = np.array([0.2, 0.4, -0.1]), alpha(2, 4)
+    joint = [
+        w * np.prod(stats.norm.pdf(x, math.sqrt(a) * np.array(m), math.sqrt(a * s**2 + 1 - a)))
+        for w, m, s in zip([0.2, 0.8], toy.means.tolist(), [0.3, 2.0], strict=True)
+    ]
+    p = predicted(toy, x, 2).out[0][0].tolist()
+    assert p == pytest.approx([j / sum(joint) for j in joint], rel=1e-5)
+
+
 def test_step_zero_is_pure_noise_that_says_nothing():
     toy = mixture(num_steps=4)
     assert predicted(toy, [-3.0, 0.0, 5.0], 0).x0.flatten().tolist() == pytest.approx([float(WEIGHTS @ MEANS)] * 3)

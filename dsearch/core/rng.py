@@ -71,9 +71,13 @@ class KeyedRng:
 def invert_cdf(log_w: Tensor, u: Tensor) -> Tensor:
     """`log_w [..., N]` and uniforms `u [..., n]` in [0, 1) -> `[..., n]` indices; never one of zero weight.
 
-    In float64, normalised, with `right=True`: u = 0 falls on the first index of positive weight.
+    In float64, normalised, with `right=True`: u = 0 falls on the first index of positive weight. Infinite weights are
+    shared equally, and so are the weights where all are zero.
     """
-    cdf = torch.softmax(log_w.double(), dim=-1).cumsum(dim=-1)
+    log_w = log_w.double()
+    top = log_w.amax(dim=-1, keepdim=True)
+    # Where the top is infinite, subtracting it from itself is nan, and the index would fall outside.
+    cdf = torch.where(log_w == top, 0.0, log_w - top).softmax(dim=-1).cumsum(dim=-1)
     # The last sum is 1 only up to rounding; dividing makes it 1 exactly, and u stays below it.
     u = u.double().clamp(max=math.nextafter(1.0, 0.0))
     return torch.searchsorted(cdf / cdf[..., -1:], u.contiguous(), right=True)

@@ -41,9 +41,7 @@ class Record:
     images: Tensor | None = None
     rewards: list[float] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
-    chosen: list[list[int]] = field(
-        default_factory=list
-    )  # at each step, beam * children + child, in beam order
+    chosen: list[list[int]] = field(default_factory=list)  # at each step, beam * children + child, in beam order
     rows: int = 0  # through the network, the recomputed ones included
     recomputed: int = 0
     decodes: int = 0
@@ -144,9 +142,7 @@ def _as_group(tree: Any) -> Any:
     return tree[None, :, None]
 
 
-def _score(
-    model: Any, reward: Any, x0: Tensor, prompts: list[str], record: Record
-) -> tuple[Tensor, list[float]]:
+def _score(model: Any, reward: Any, x0: Tensor, prompts: list[str], record: Record) -> tuple[Tensor, list[float]]:
     record.decodes += len(x0)
     record.reward_calls += len(x0)
     images = model.decode(x0)

@@ -100,9 +100,7 @@ class Bench:
 
     def loop(self, setting: Setting, chunks: dict[str, int]) -> tuple[float, dsearch.Result]:
         method = dsearch.methods.published(smoothness, **vars(setting.flags), coins=self.coins)
-        return self.clock(
-            lambda: dsearch.search(self.model, method, setting.prompts, rng=self.rng(), **chunks)
-        )
+        return self.clock(lambda: dsearch.search(self.model, method, setting.prompts, rng=self.rng(), **chunks))
 
     def published(self, setting: Setting) -> tuple[float, published_way.Record]:
         prompts = list(setting.prompts)
@@ -153,13 +151,9 @@ def assert_same_choices(ours: dsearch.Result, theirs: published_way.Record) -> N
 
 def measure(bench: Bench, setting: Setting) -> dict[str, Any]:
     """Times of the loop, the published way and the bare calls, in turns."""
-    plan = dsearch.methods.published(smoothness, **vars(setting.flags), coins=bench.coins).plan(
-        bench.args.steps
-    )
+    plan = dsearch.methods.published(smoothness, **vars(setting.flags), coins=bench.coins).plan(bench.args.steps)
     sizes = [size for size in SIZES if size < max(plan.rows)] + [max(plan.rows)]
-    bare: dict[str, dict[int, list[float]]] = {
-        kind: {n: [] for n in sizes} for kind in ("network", "decode", "reward")
-    }
+    bare: dict[str, dict[int, list[float]]] = {kind: {n: [] for n in sizes} for kind in ("network", "decode", "reward")}
     for kind, times in bare.items():
         for size in sizes:
             bench.bare(kind, size)  # to warm up
@@ -320,12 +314,8 @@ def rewrite(page: Path, text: str) -> None:
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--model", help="a folder of a Stable Diffusion pipeline (default: the model in the box)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a folder of a Stable Diffusion pipeline (default: the model in the box)")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--prompts", nargs="+", default=list(PROMPTS), metavar="PROMPT")
@@ -338,9 +328,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every figure there")
-    parser.add_argument(
-        "--docs", type=Path, metavar="PAGE", help="rewrite the tables between the page's markers"
-    )
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="rewrite the tables between the page's markers")
     return parser.parse_args(argv)
 
 
@@ -354,9 +342,7 @@ def main(argv: Sequence[str]) -> None:
         "versions": versions(),
         "command": command(argv),
         "model": "the model in the box" if args.model is None else Path(args.model).name,
-        **{
-            name: getattr(args, name) for name in ("steps", "guidance", "repeats", "seed", "threads", "clock")
-        },
+        **{name: getattr(args, name) for name in ("steps", "guidance", "repeats", "seed", "threads", "clock")},
         "rows": [measure(bench, setting) for setting in settings(args.prompts, args.width)],
         "sources": sources(bench.now, args.repeats),
     }

@@ -310,3 +310,19 @@ def test_largest_refuses_a_limit_below_the_least_and_a_cost_that_does_not_rise()
         largest(lambda n: 10 * n, 29, at_least=3)
     with pytest.raises(ValueError, match="does not rise"):
         largest(lambda n: 5, 29)
+
+
+def test_dsearch_r_shares_its_budget_among_its_beams_and_drops_none():
+    method = methods.dsearch_r(None, beams=5, budget=17, rate=0.2, search="uniform", coins=[0.0, 0.99, 0.0])
+    assert method.plan(4) == Plan(5, (3, 1, 3, 1), (5,) * 4, (True, False, True, False))
+
+
+def test_a_plan_made_of_lists_is_as_good_as_one_of_tuples():
+    plan = Plan(2, [1, 3], [2, 1], [False, True])
+    assert plan == Plan(2, (1, 3), (2, 1), (False, True))
+    assert hash(plan)
+
+
+def test_score_is_a_boolean():
+    with pytest.raises(ValueError, match="score at step 0 is 1"):
+        Plan(1, (2,), (1,), (1,))

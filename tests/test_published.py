@@ -213,9 +213,7 @@ def test_every_drop_schedule_on_stable_diffusion(denoiser, drop):
 def test_the_network_sees_fewer_rows_by_the_recomputed_winners(denoiser, monkeypatch):
     rows = []
     inner = denoiser.pipe.unet.forward
-    monkeypatch.setattr(
-        denoiser.pipe.unet, "forward", lambda x, *a, **k: rows.append(len(x)) or inner(x, *a, **k)
-    )
+    monkeypatch.setattr(denoiser.pipe.unet, "forward", lambda x, *a, **k: rows.append(len(x)) or inner(x, *a, **k))
     flags, coins = COMMANDS["DSearch"], [0.5] * 5
     ours = dsearch.search(denoiser, published(tiny.contrast, **vars(flags), coins=coins), "cat")
     mine, rows[:] = sum(rows), []

@@ -360,3 +360,17 @@ def test_take_gathers_none_tuples_and_named_tuples_alike():
 def test_take_refuses_what_is_no_tree_of_tensors(tree):
     with pytest.raises(TypeError, match=f"not {type(tree).__name__}"):
         take(tree, torch.tensor([[0]]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_replacement_never_draws_an_infinitely_bad_beam_while_others_are_left(seed):
+    population = scores(torch.tensor([[-math.inf, 1.0, -math.inf, 2.0, 3.0]]))
+    kept = replace_worst(0.2, zscore=True)(population, 5, KeyedRng(seed, (0,))).index[0].tolist()
+    assert kept[:4] == [1, 2, 3, 4]
+    assert kept[4] in (1, 3, 4)
+
+
+def test_infinite_values_leave_the_others_standardised():
+    value = torch.tensor([[1.0, math.inf, 3.0], [-math.inf, -math.inf, -math.inf]])
+    expected = torch.tensor([[-1.0, math.inf, 1.0], [-math.inf] * 3], dtype=torch.float64)
+    assert torch.equal(standardised(value), expected)

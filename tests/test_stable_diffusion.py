@@ -59,9 +59,7 @@ def recorded(steps: int, prompts: int, seed: int = 3, size=(8, 8), beams: int = 
 def by_pipeline(pipe, prompts, steps: int, seed: int = 3, eta: float = 1.0, output="pt", **call) -> Tensor:
     """The pipeline's own images (or latents) of that seed."""
     generator = torch.Generator().manual_seed(seed)
-    return pipe(
-        prompts, num_inference_steps=steps, eta=eta, generator=generator, output_type=output, **call
-    ).images
+    return pipe(prompts, num_inference_steps=steps, eta=eta, generator=generator, output_type=output, **call).images
 
 
 def by_search(pipe, prompts, steps: int, beams: int = 1, size=(8, 8), **settings) -> dsearch.Result:
@@ -75,9 +73,7 @@ def by_search(pipe, prompts, steps: int, beams: int = 1, size=(8, 8), **settings
 
 def in_beam_order(result: dsearch.Result, images: Tensor) -> Tensor:
     """The pipeline's flat images, arranged as the result (sorted by reward) has them."""
-    return images.unflatten(0, result.rewards.shape)[
-        torch.arange(len(result.rewards))[:, None], result.lineage.order
-    ]
+    return images.unflatten(0, result.rewards.shape)[torch.arange(len(result.rewards))[:, None], result.lineage.order]
 
 
 def parents_and_noise(denoiser, beams: int = 2, width: int = 5, step: int = 2):
@@ -246,9 +242,7 @@ def test_a_row_depends_on_no_other_row():
         prompt = torch.tensor([2, 0, 1, 1, 0, 2])
         together = denoiser.predict(x, 1, cond, prompt)
         for row in range(6):
-            alone = denoiser.predict(
-                x[row : row + 1], 1, denoiser.encode([PROMPTS[prompt[row]]]), torch.tensor([0])
-            )
+            alone = denoiser.predict(x[row : row + 1], 1, denoiser.encode([PROMPTS[prompt[row]]]), torch.tensor([0]))
             torch.testing.assert_close(alone.x0[0], together.x0[row], rtol=1e-4, atol=1e-5)
         other = denoiser.predict(x, 1, cond, prompt.roll(1))
     assert (other.x0 - together.x0).abs().max() > 1e-3, "the tiny network does not read its prompt"
@@ -264,9 +258,7 @@ def test_half_precision_stays_within_the_networks():
     without, with_ = outs[0].float().chunk(2)
     guided = without + 7.5 * (with_ - without)
     alpha = denoiser.scheduler.alphas_cumprod[denoiser.scheduler.timesteps[1]]
-    torch.testing.assert_close(
-        pred.x0, (x - (1 - alpha).sqrt() * guided) / alpha.sqrt(), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(pred.x0, (x - (1 - alpha).sqrt() * guided) / alpha.sqrt(), rtol=1e-5, atol=1e-5)
     result = by_search(pipe, ["cat"], 4)
     assert result.images.dtype == result.latents.dtype == torch.float32
     full = by_search(tiny.pipeline(), ["cat"], 4)
@@ -468,9 +460,7 @@ def test_chunk_sizes_change_no_choice(method):
     denoiser = StableDiffusion(tiny.pipeline(), num_inference_steps=5)
     whole = dsearch.search(denoiser, method, PROMPTS, chunk=None, decode_chunk=None, reward_chunk=None)
     for size in (1, 3):
-        parts = dsearch.search(
-            denoiser, method, PROMPTS, chunk=size, decode_chunk=size, reward_chunk=2 * size
-        )
+        parts = dsearch.search(denoiser, method, PROMPTS, chunk=size, decode_chunk=size, reward_chunk=2 * size)
         same(parts, whole)
         assert parts.bill == whole.bill
 

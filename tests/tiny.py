@@ -80,9 +80,7 @@ def like(unet: UNet2DConditionModel, **changes: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**config, **changes}).eval()
 
 
-def pipeline(
-    scheduler: Any = None, dtype: torch.dtype = torch.float32, **settings: Any
-) -> StableDiffusionPipeline:
+def pipeline(scheduler: Any = None, dtype: torch.dtype = torch.float32, **settings: Any) -> StableDiffusionPipeline:
     """A Stable Diffusion pipeline of 16x16 pictures and 8x8 latents, always with the same random weights.
 
     `settings` go to a DDIM scheduler with Stable Diffusion's own defaults.
@@ -122,9 +120,7 @@ class Recorded:
     def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
         self.asked.append((use, step))
         drawn = self.start if use == "start" else self.noise[step]
-        assert drawn.shape == tuple(shape), (
-            f"{use} at step {step}: {tuple(shape)} asked of {tuple(drawn.shape)}"
-        )
+        assert drawn.shape == tuple(shape), f"{use} at step {step}: {tuple(shape)} asked of {tuple(drawn.shape)}"
         return drawn
 
     def uniform(self, use: str, step: int, shape: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .contract import Beams, Denoiser, Prediction, Reward, map_tree
+from .contract import Beams, Denoiser, Prediction, Reward, Rng, map_tree
 from .plan import Bill, positive
 
 __all__ = ["Chunks", "Engine", "RewardError"]
@@ -44,6 +44,7 @@ class Engine:
         denoiser: the model.
         reward: what is searched for.
         prompts: the P prompts; they are encoded here, once.
+        rng: for values that draw (`rng.under("their name")`).
         pool: whether beams of one group may carry different prompts.
         chunks: rows at once.
         allowance: the plan's bill for all groups together; spending more raises a RuntimeError.
@@ -56,12 +57,13 @@ class Engine:
         reward: Reward,
         prompts: list[str],
         *,
+        rng: Rng,
         pool: bool,
         chunks: Chunks,
         allowance: Bill,
         advance: Callable[[int], object],
     ) -> None:
-        self.denoiser, self.prompts = denoiser, prompts
+        self.denoiser, self.prompts, self.rng = denoiser, prompts, rng
         self.spent = Bill()
         self._reward, self._pool, self._chunks = reward, pool, chunks
         self._allowance, self._advance = allowance, advance

@@ -153,6 +153,7 @@ def search(
             denoiser,
             method.reward,
             prompts,
+            rng=rng,
             pool=method.pool,
             chunks=chunks,
             allowance=Bill().plus(planned, groups),

@@ -74,6 +74,8 @@ class Plan:
     score: tuple[bool, ...]
 
     def __post_init__(self) -> None:
+        for name in ("width", "keep", "score"):  # lists are welcome, but a plan is hashable and does not change
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.width:
             raise ValueError("a plan has at least 1 step")
         if not len(self.width) == len(self.keep) == len(self.score):
@@ -87,6 +89,8 @@ class Plan:
         ):
             positive(f"width at step {i}", width)
             positive(f"keep at step {i}", keep)
+            if not isinstance(score, bool):
+                raise ValueError(f"score at step {i} is {score!r}; it must be True or False")
             if keep > alive * width:
                 raise ValueError(f"keep={keep} exceeds {alive * width} children at step {i}; raise width or lower keep")
             if not score and (width, keep) != (1, alive):

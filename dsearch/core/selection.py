@@ -99,12 +99,15 @@ def replaced(rate: float, beams: int) -> int:
 
 
 def standardised(value: Tensor) -> Tensor:
-    """`[B, N]` -> z-scores over each group, float64; zeros where all are equal."""
+    """`[B, N]` -> z-scores over each group, float64; zeros where all are equal; infinite values stay as they are."""
+    finite = value.isfinite()
+    count = finite.sum(dim=-1, keepdim=True).clamp(min=1)
     # In float32 a large offset swallows the digits, and tiny values square to 0.
-    value = value.double()
-    centred = value - value.mean(dim=-1, keepdim=True)
-    spread = centred.square().mean(dim=-1, keepdim=True).sqrt()
-    return torch.where(spread > 0, centred / spread, torch.zeros_like(value))
+    known = torch.where(finite, value, 0).double()
+    centred = torch.where(finite, known - known.sum(dim=-1, keepdim=True) / count, 0)
+    spread = (centred.square().sum(dim=-1, keepdim=True) / count).sqrt()
+    score = torch.where(spread > 0, centred / spread, 0)
+    return torch.where(finite, score, value)
 
 
 def resample(scheme: Resampler = systematic, ess_below: float = 1.0) -> Selector:

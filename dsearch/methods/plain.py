@@ -14,7 +14,7 @@ def plain(reward: Reward, beams: int = 1) -> Method:
         reward: `(images, prompts) -> [N]`.
         beams: samples a prompt.
     """
-    return Method(
+    method = Method(
         plan=lambda num_steps: uniform_plan(num_steps, beams, search=[False] * (num_steps - 1)),
         reward=reward,
         value=value.posterior_mean,
@@ -22,6 +22,8 @@ def plain(reward: Reward, beams: int = 1) -> Method:
         select=selection.top_k(),
         name="plain",
     )
+    method.plan(1)  # bad sizes are refused here, not when the search begins
+    return method
 
 
 def example(reward: Reward) -> Method:

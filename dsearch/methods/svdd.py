@@ -20,7 +20,7 @@ def svdd(reward: Reward, width: int = 20, beams: int = 1, temperature: float = 0
         beams: independent samples a prompt.
         temperature: the paper's alpha, in units of the reward; 0 takes the best child.
     """
-    return Method(
+    method = Method(
         plan=lambda num_steps: uniform_plan(num_steps, beams, width),
         reward=reward,
         value=value.posterior_mean,
@@ -28,6 +28,8 @@ def svdd(reward: Reward, width: int = 20, beams: int = 1, temperature: float = 0
         select=selection.best_child if temperature == 0 else selection.softmax_child(temperature),
         name="svdd",
     )
+    method.plan(1)  # bad sizes are refused here, not when the search begins
+    return method
 
 
 def example(reward: Reward) -> Method:

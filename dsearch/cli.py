@@ -99,9 +99,9 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "every method at one bill, under two guides: grid, curves and results.json", DEMO)
     _add_model(demo)
-    demo.add_argument("--prompts", nargs="+", metavar="PROMPT", help="(default: eight that the model draws well)")
-    demo.add_argument("--seeds", type=int, default=5, help="repetitions (default: %(default)s)")
-    demo.add_argument("--n", type=int, default=6, help="plain images that the bill buys (default: %(default)s)")
+    demo.add_argument("--prompts", nargs="+", metavar="PROMPT", help="(default: four that the model draws well)")
+    demo.add_argument("--seeds", type=int, default=7, help="repetitions (default: %(default)s)")
+    demo.add_argument("--n", type=int, default=8, help="plain images that the bill buys (default: %(default)s)")
     demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that guides (default: the boxed guide)")
     demo.add_argument("--judge", metavar="DIR", help="the CLIPModel that watches (default: the boxed judge)")
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="folder (default: %(default)s)")
@@ -204,7 +204,7 @@ def _demo(args: argparse.Namespace) -> None:
     judge = None
     if boxed or args.judge:
         judge = demo.Judge(_clip(args.judge or box.clip_path("judge"), args.device), box.SUBJECTS if boxed else ())
-    setting = demo.Setting(args.prompts or box.DEMO_PROMPTS, args.seeds, args.n)
+    setting = demo.Setting(args.prompts or box.DEMO_PROMPTS[:4], args.seeds, args.n)
     args.out.mkdir(parents=True, exist_ok=True)
     about = {**_about(args), "prompts": list(setting.prompts), "seeds": args.seeds, "n": args.n}
     rows = demo.run(denoiser, guides, setting, args.out, judge=judge, about=about, **_chunks(args))

@@ -66,7 +66,7 @@ def interval(samples: Tensor) -> Interval:
 def at_one_bill(reward: Reward, n: int, num_steps: int) -> dict[str, Method]:
     """The five methods, each as large as the network rows of n plain images allow.
 
-    DSearch-R takes half the beams of the others, so that its rows leave room for children.
+    DSearch-R takes half the beams of best-of-N, so that two children of each fill the bill.
     """
     half = max(2, n // 2)
     limit = methods.plain(reward, n).bill(num_steps).model_calls
@@ -79,7 +79,9 @@ def at_one_bill(reward: Reward, n: int, num_steps: int) -> dict[str, Method]:
         "best_of_n": methods.best_of_n(reward, n),
         "svdd": fit(lambda width: methods.svdd(reward, width)),
         "dsearch": fit(lambda budget: methods.dsearch(reward, beams=n, keep=1, budget=budget), n),
-        "dsearch_r": fit(lambda budget: methods.dsearch_r(reward, beams=half, budget=budget, rate=1 / half), half),
+        "dsearch_r": fit(
+            lambda budget: methods.dsearch_r(reward, beams=half, budget=budget, rate=1 / half, search="all"), half
+        ),
     }
 
 
@@ -226,9 +228,9 @@ def _row(guide: str, name: str, cells: Mapping[tuple[str, str], Cell]) -> dict[s
 
 
 def _draw(cells: Mapping[tuple[str, str], Cell], guides: Mapping[str, Reward], setting: Setting, out: Path) -> None:
-    pictures = [cells[key].pictures for key in cells]
-    labels = [f"{guide}\n{TITLES[name]}" for guide, name in cells]
-    grid(pictures, labels, list(setting.prompts), out / "grid.png")
+    pictures = [[picture for guide in guides for picture in cells[guide, name].pictures] for name in TITLES]
+    columns = [f"{prompt}\n{guide}" for guide in guides for prompt in setting.prompts]
+    grid(pictures, list(TITLES.values()), columns, out / "grid.png")
     panels = []
     for guide in guides:
         own = {TITLES[name]: cell for (of, name), cell in cells.items() if of == guide}

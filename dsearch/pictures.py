@@ -90,6 +90,8 @@ def curves(panels: Sequence[Sequence[Panel]], path: Path) -> None:
             axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
             axis.grid(alpha=0.25)
             axis.legend(fontsize=8)
+            if any(len(series.x) > 1 for series in panel.series.values()):  # steps are whole
+                axis.xaxis.get_major_locator().set_params(integer=True)
     figure.tight_layout()
     _save(figure, path)
 

@@ -182,6 +182,7 @@ def stage_data(args: argparse.Namespace) -> None:
     unseen = {k: d for k, d in drawings.items() if k[0] == HELD_VENDOR}
     missing = [(v, s) for v in SOURCES for s in SUBJECTS if (v, s) not in drawings]
     print(len(SUBJECTS), "subjects,", len(seen), "drawings to train on; missing:", missing)
+    shared_tokenizer(args.work)
     plan = {"train": (seen, args.per_drawing, 0), "held": (seen, 4, 1), "unseen": (unseen, 6, 2)}
     for name, (chosen, count, seed) in plan.items():
         pictures, labels = make_pictures(chosen, count, args.seed * 10 + seed)
@@ -490,6 +491,18 @@ def vocabulary() -> list[str]:
     return sorted(set(text.split()))
 
 
+def shared_tokenizer(work: Path):
+    """The one tokenizer of every network here.
+
+    Made once and kept: learning the same words again may number the single letters differently.
+    """
+    from transformers import CLIPTokenizer
+
+    if not (work / "tokenizer").exists():
+        make_tokenizer().save_pretrained(work / "tokenizer")
+    return CLIPTokenizer.from_pretrained(work / "tokenizer")
+
+
 def make_tokenizer():
     """A CLIPTokenizer to which every word of ours is one token and any other word is letters.
 
@@ -612,12 +625,15 @@ def clip_loss(clip, x: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[to
 
 def stage_clip(args: argparse.Namespace) -> None:
     """Train one CLIP on pictures, decoded pictures and roughened ones."""
+    from transformers import CLIPModel
+
     seed = CLIPS[args.role]["seed"] + args.seed
     torch.manual_seed(seed)
-    rng, tokenizer = np.random.default_rng(seed), make_tokenizer()
+    rng, tokenizer = np.random.default_rng(seed), shared_tokenizer(args.work)
     pictures, labels = load_pictures(args.work)
     decoded = torch.load(args.work / "decoded.pt")
-    clip = make_clip(args.role, tokenizer).to(args.device).train()
+    clip = CLIPModel.from_pretrained(args.init) if args.init else make_clip(args.role, tokenizer)
+    clip = clip.to(args.device).train()
     print(
         args.role, count(clip), "vision", count(clip.vision_model), "text", count(clip.text_model), flush=True
     )
@@ -784,8 +800,7 @@ def stage_unet(args: argparse.Namespace) -> None:
     """Train UNet and text encoder on the latents; export the averaged weights every few minutes."""
     if args.workers == 1:
         return train_unet(0, args, None)
-    tokenizer = make_tokenizer()
-    networks = start_networks(args, tokenizer)
+    networks = start_networks(args, shared_tokenizer(args.work))
     team = Team(args.workers, sum(p.numel() for network in networks for p in network.parameters()))
     torch.multiprocessing.spawn(train_unet, (args, team), nprocs=args.workers)
 
@@ -799,7 +814,7 @@ def train_unet(rank: int, args: argparse.Namespace, team: Team | None) -> None:
     torch.manual_seed(args.seed)
     vae = AutoencoderKL.from_pretrained(args.work / "vae").eval()
     moments, labels = torch.load(args.work / "latents.pt"), load_pictures(args.work)[1]
-    tokenizer, rng = make_tokenizer(), np.random.default_rng(args.seed)
+    tokenizer, rng = shared_tokenizer(args.work), np.random.default_rng(args.seed)
     unet, text_encoder = start_networks(args, tokenizer)
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     # several captions for each latent, tokenised once
@@ -1142,7 +1157,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--decoded", type=int, default=8000, help="latents: pictures decoded again for the CLIPs"
     )
-    parser.add_argument("--init", type=Path, help="vae, unet: continue from this pipeline folder")
+    parser.add_argument("--init", type=Path, help="vae, unet, clip: continue from this pipeline or CLIP")
     parser.add_argument("--resume", action="store_true", help="unet: go on from the last checkpoint")
     parser.add_argument("--out", type=Path, default=BOX, help="export: where the box goes")
     parser.add_argument(

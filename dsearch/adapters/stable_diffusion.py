@@ -174,5 +174,6 @@ def _ddim(scheduler: Any) -> DDIMScheduler:
         return DDIMScheduler(**{name: scheduler.config[name] for name in _SHARED_WITH_PNDM}, clip_sample=False)
     raise ValueError(
         f"{type(scheduler).__name__} is not supported: a search needs children that differ and a posterior mean. "
-        "Use pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)"
+        "For a model trained with a DDPM's noise schedule, set "
+        "pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)"
     )

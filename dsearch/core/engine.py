@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class RewardError(RuntimeError):
 class Chunks:
     """Rows at once through the network, the decoder and the reward; they change memory and speed, not the result."""
 
-    def __init__(self, chunk: int | None = 64, decode: int | None = 16, reward: int | None = 64) -> None:
+    def __init__(self, chunk: int | None = 32, decode: int | None = 16, reward: int | None = 64) -> None:
         self.chunk = None if chunk is None else positive("chunk", chunk)
         self.decode = None if decode is None else positive("decode_chunk", decode)
         self.reward = None if reward is None else positive("reward_chunk", reward)
@@ -152,8 +153,10 @@ class Engine:
 
 
 def _slices(rows: int, size: int | None) -> Iterator[slice]:
-    size = size or max(rows, 1)
-    return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
+    """Nearly equal slices of at most `size` rows: a small last one would cost nearly as much as a full one."""
+    parts = -(-rows // (size or rows))
+    bounds = [rows * i // parts for i in range(parts + 1)]
+    return (slice(a, b) for a, b in pairwise(bounds))
 
 
 def _refuse_nan(bad: Tensor, step: int, prompts: list[str]) -> None:

@@ -106,7 +106,7 @@ def search(
     seed: int = 0,
     ids: Sequence[Hashable] | None = None,
     rng: Rng | None = None,
-    chunk: int | None = 64,
+    chunk: int | None = 32,
     decode_chunk: int | None = 16,
     reward_chunk: int | None = 64,
     progress: bool | Callable[..., Any] = False,

@@ -29,7 +29,7 @@ def published(
 
     Args:
         reward: `(images, prompts) -> [N]`.
-        bs: images that the pool ends with.
+        bs: beams that the drop schedule falls to; with few steps the pool ends above it, for the last never drops.
         duplicate_size: children a beam at every step.
         w: how many times as many at a searching step.
         oversamplerate: the pool starts with B = bs * oversamplerate beams.
@@ -50,7 +50,8 @@ def published(
                 "DSearch-R drops no beam; set one of the two to its default"
             )
         selection.replaced(replacerate, beams)
-        narrow = selection.replace_worst(replacerate, temperature=1.0, zscore=False)
+        # The script truncates as floats fall: 0.29 of 100 beams is 28 there, and 29 to `replace_worst`.
+        narrow = selection.replace_worst(int(replacerate * beams) / beams, temperature=1.0, zscore=False)
     else:
         narrow = selection.top_k(sort=True)
 

@@ -47,5 +47,5 @@ $(BIN)/python:
 	touch $@
 
 .venv/.docs: .venv/.dev
-	$(PIP) 'dsearch-diffusion[docs]'
+	$(PIP) -e '.[docs]'
 	touch $@

@@ -4,12 +4,14 @@ No gradients, no training: at every denoising step it draws several children of 
 reward each will end with, keeps the best, and spends its budget where it pays.
 """
 
-from . import methods
 from .core.contract import Beams, Choice, Denoiser, Method, Potential, Prediction, Reward, Rng, Scores, Selector, Value
 from .core.engine import RewardError
 from .core.loop import Lineage, Result, Step, search
 from .core.plan import Bill, Plan
 from .core.rng import KeyedRng
+
+# isort: split
+from . import methods  # last, so that a method's file may import any name above from `dsearch`
 
 __version__ = "0.1.0.dev0"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
-import json
 import platform
 import sys
 import time
@@ -20,7 +19,6 @@ import torch
 
 from . import __version__, methods
 from .core.contract import Method, Reward
-from .core.engine import RewardError
 from .core.loop import Result, search
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, TypeError, OSError, ImportError, RewardError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if args.debug:
             raise
         print(f"dsearch: error: {error}", file=sys.stderr)
@@ -86,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("prompts", nargs="+", metavar="PROMPT")
     _add_model(generate)
     _add_method(generate)
-    generate.add_argument("--reward", default="clip", help="clip, [in]compressibility or module:callable")
-    generate.add_argument("--clip", metavar="DIR", help="the CLIPModel of --reward clip (default: the boxed guide)")
+    generate.add_argument("--reward", help="clip (the default in the box), [in]compressibility or module:callable")
+    generate.add_argument("--clip", metavar="DIR", help="the CLIPModel of --reward clip (in the box: its guide)")
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--out", type=Path, default=Path("dsearch-out"), help="folder (default: %(default)s)")
     generate.add_argument("--overwrite", action="store_true", help="write into a folder that holds a result")
@@ -100,10 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "every method at one bill, under two guides: grid, curves and results.json", DEMO)
     _add_model(demo)
     demo.add_argument("--prompts", nargs="+", metavar="PROMPT", help="(default: four that the model draws well)")
-    demo.add_argument("--seeds", type=int, default=7, help="repetitions (default: %(default)s)")
+    demo.add_argument("--seeds", type=int, default=7, help="repetitions, at least 2 (default: %(default)s)")
     demo.add_argument("--n", type=int, default=8, help="plain images that the bill buys (default: %(default)s)")
-    demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that guides (default: the boxed guide)")
-    demo.add_argument("--judge", metavar="DIR", help="the CLIPModel that watches (default: the boxed judge)")
+    demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that guides (in the box: its guide; else none)")
+    demo.add_argument("--judge", metavar="DIR", help="the CLIPModel that watches (in the box: its judge; else none)")
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="folder (default: %(default)s)")
     return parser
 
@@ -114,7 +112,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance-scale", type=float, help="(default: 2.5 for the box, else 7.5)")
     parser.add_argument("--eta", type=float, default=1.0, help="noise of the DDIM kernel (default: %(default)s)")
     parser.add_argument("--device", default=_device(), help="(default here: %(default)s)")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda)")
+    parser.add_argument(
+        "--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda, float32 in the box)"
+    )
     for name, of in (("chunk", "network rows"), ("decode-chunk", "decodes"), ("reward-chunk", "rewards")):
         parser.add_argument(f"--{name}", type=int, help=f"{of} at once: memory and speed, not the result")
 
@@ -131,12 +131,15 @@ def _generate(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.out} holds a result; choose another --out, or pass --overwrite")
     method = _method(args, _reward(args))
     denoiser = _denoiser(args)
+    if args.eta == 0 and max(method.plan(args.steps).width) > 1:
+        raise UsageError(f"--eta 0 makes all children of {args.method} equal; set it above 0")
     print(f"{method.name}, {_priced(method, args.steps)}")
+    args.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     result = search(denoiser, method, args.prompts, seed=args.seed, progress=sys.stderr.isatty(), **_chunks(args))
     seconds = time.perf_counter() - began
-    args.out.mkdir(parents=True, exist_ok=True)
-    record = {"seed": args.seed, "method": args.method, "options": args.option, "reward": args.reward}
+    record = {"seed": args.seed, "method": args.method, "options": _options(args), "reward": args.reward}
+    record |= {"clip": args.clip, **_chunks(args)}
     _write(result, args.out, {**_about(args), **record, "seconds": round(seconds, 3)})
     for prompts, rewards in zip(result.prompts, result.rewards, strict=True):
         print(f"{float(rewards[0]):10.4f}  {prompts[0]}")
@@ -144,6 +147,7 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _write(result: Result, out: Path, record: dict[str, Any]) -> None:
+    from .demo import dumps
     from .pictures import grid, to_pil
 
     path, images = result.lineage.path(), []
@@ -159,15 +163,15 @@ def _write(result: Result, out: Path, record: dict[str, Any]) -> None:
                     "path": path[b, k].tolist(),
                 }
             )
-    rows = [" / ".join(dict.fromkeys(group)) for group in result.prompts]
-    grid(list(result.images), rows, [f"#{k + 1}" for k in range(result.rewards.shape[1])], out / "grid.png")
     trace = [
         {"step": s.step, "alive": s.alive, "width": s.width, "values": None if s.values is None else s.values.tolist()}
         for s in result.trace
     ]
     bill = {"bill": result.bill._asdict(), "planned": result.planned._asdict()}
-    text = json.dumps({**record, **bill, "images": images, "trace": trace}) + "\n"
+    text = dumps({**record, **bill, "images": images, "trace": trace})
     (out / "result.json").write_text(text, encoding="utf-8")
+    rows = [" / ".join(dict.fromkeys(group)) for group in result.prompts]
+    grid(list(result.images), rows, [f"#{k + 1}" for k in range(result.rewards.shape[1])], out / "grid.png")
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -205,6 +209,7 @@ def _demo(args: argparse.Namespace) -> None:
     if boxed or args.judge:
         judge = demo.Judge(_clip(args.judge or box.clip_path("judge"), args.device), box.SUBJECTS if boxed else ())
     setting = demo.Setting(args.prompts or box.DEMO_PROMPTS[:4], args.seeds, args.n)
+    demo.at_one_bill(guides["compressibility"], setting.n, denoiser.num_steps)  # refuses sizes before all is run
     args.out.mkdir(parents=True, exist_ok=True)
     about = {**_about(args), "prompts": list(setting.prompts), "seeds": args.seeds, "n": args.n}
     rows = demo.run(denoiser, guides, setting, args.out, judge=judge, about=about, **_chunks(args))
@@ -214,17 +219,29 @@ def _demo(args: argparse.Namespace) -> None:
 def _method(args: argparse.Namespace, reward: Reward) -> Method:
     """The method asked for; `--beams` and `--budget` go to the arguments of those meanings that it has."""
     make = getattr(methods, args.method)
-    known = set(inspect.signature(make).parameters) - {"reward"}
-    options = dict(_option(text) for text in args.option)
-    if args.beams is not None:
-        options["beams"] = args.beams
-    if args.budget is not None:
-        name = next((name for name in ("budget", "n", "width") if name in known), "budget")
-        options[name] = args.budget // options.get("beams", 1) if name == "width" else args.budget
+    known, options = _known(args), _options(args)
     unknown = sorted(set(options) - known)
     if unknown:
         raise UsageError(f"{args.method} has no argument {unknown[0]!r}; it has {', '.join(sorted(known))}")
     return make(reward, **options)
+
+
+def _known(args: argparse.Namespace) -> set[str]:
+    return set(inspect.signature(getattr(methods, args.method)).parameters) - {"reward"}
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """`-o` options, and `--beams` and `--budget` under the method's names for them."""
+    known, options = _known(args), dict(_option(text) for text in args.option)
+    if args.beams is not None:
+        options["beams"] = args.beams
+    if args.budget is not None:
+        name = next((name for name in ("budget", "n", "width") if name in known), "budget")
+        beams = options.get("beams", 1)
+        if name == "width" and args.budget < beams:
+            raise UsageError(f"--budget {args.budget} rows a step is below --beams {beams}; raise it")
+        options[name] = args.budget // beams if name == "width" else args.budget
+    return options
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -238,6 +255,10 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _reward(args: argparse.Namespace) -> Reward:
+    if args.reward is None:
+        args.reward = "clip"
+        if args.model != "box" and args.clip is None:
+            raise UsageError("name a --reward: the boxed CLIP knows emoji only (--reward clip takes its --clip DIR)")
     return _named_reward(args.reward, args.clip, args.device)
 
 
@@ -272,9 +293,11 @@ def _denoiser(args: argparse.Namespace) -> StableDiffusion:
     from diffusers import StableDiffusionPipeline
 
     boxed = args.model == "box"
-    args.steps = args.steps or (20 if boxed else 50)
+    args.steps = (20 if boxed else 50) if args.steps is None else args.steps
     args.guidance_scale = (2.5 if boxed else 7.5) if args.guidance_scale is None else args.guidance_scale
     args.dtype = args.dtype or ("float16" if args.device.startswith("cuda") and not boxed else "float32")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {args.device}: this torch sees no GPU; use --device cpu")
     if args.model.startswith((".", "/")) and not Path(args.model).is_dir():
         raise UsageError(f"no model folder {args.model}; give a folder, a hub id or box")
     if boxed:

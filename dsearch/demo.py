@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from . import methods
 from .core.contract import Beams, Denoiser, Method, Reward
-from .core.loop import Result, Step, search
-from .core.plan import Bill, largest
+from .core.loop import Step, search
+from .core.plan import Bill, largest, positive
 from .pictures import Panel, Series, curves, grid
 
 if TYPE_CHECKING:
@@ -32,13 +33,19 @@ class Setting:
 
     Attributes:
         prompts: searched together, each on its own.
-        seeds: independent repetitions, over which the intervals are taken.
-        n: images that plain sampling draws at the common bill.
+        seeds: independent repetitions, over which the intervals are taken: at least 2.
+        n: images that plain sampling draws at the common bill: at least 2.
     """
 
     prompts: Sequence[str]
-    seeds: int = 5
-    n: int = 6
+    seeds: int = 7
+    n: int = 8
+
+    def __post_init__(self) -> None:
+        positive("seeds", self.seeds, at_least=2)
+        positive("n", self.n, at_least=2)
+        if not self.prompts:
+            raise ValueError("no prompts; give at least one")
 
 
 class Interval(NamedTuple):
@@ -53,12 +60,10 @@ class Interval(NamedTuple):
 
 
 def interval(samples: Tensor) -> Interval:
-    """Independent samples `[S]` -> their mean and its 95% Student t interval (infinite for a single sample)."""
+    """Independent samples `[S]`, S at least 2 -> their mean and its 95% Student t interval."""
     from scipy.stats import t
 
     n, mean = len(samples), float(samples.double().mean())
-    if n == 1:
-        return Interval(mean, -float("inf"), float("inf"))
     half = float(t.ppf(0.975, n - 1) * samples.double().std() / n**0.5)
     return Interval(mean, mean - half, mean + half)
 
@@ -68,6 +73,8 @@ def at_one_bill(reward: Reward, n: int, num_steps: int) -> dict[str, Method]:
 
     DSearch-R takes half the beams of best-of-N, so that two children of each fill the bill.
     """
+    if num_steps < 4:
+        raise ValueError(f"{num_steps} steps are too few to compare schedules; take at least 4")
     half = max(2, n // 2)
     limit = methods.plain(reward, n).bill(num_steps).model_calls
 
@@ -146,9 +153,8 @@ def run(
             for seed in range(setting.seeds):
                 _one(cell, denoiser, method, setting, seed, judge, chunks)
             say(f"{guide:16} {TITLES[name]:10} {interval(torch.stack(cell.reward))}  {cell.seconds:6.1f} s")
-        cells[guide, "plain"].trend = [_unsteered(denoiser, reward, setting, s) for s in range(setting.seeds)]
     rows = [_row(guide, name, cells) for guide, name in cells]
-    (out / "results.json").write_text(json.dumps({**(about or {}), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    (out / "results.json").write_text(dumps({**(about or {}), "rows": rows}, indent=1), encoding="utf-8")
     _draw(cells, guides, setting, out)
     return rows
 
@@ -162,51 +168,49 @@ def _one(
     judge: Judge | None,
     chunks: Mapping[str, Any],
 ) -> None:
-    best: list[Tensor] = []
+    chooses, trend, looking = any(method.plan(denoiser.num_steps).score), [], 0.0
 
     def watch(step: Step, beams: Beams) -> None:
-        best.append(beams.value.max(dim=1).values.mean())
+        nonlocal looking
+        began = time.perf_counter()
+        trend.append(beams.value.max(dim=1).values.mean() if chooses else _looked(denoiser, method, setting, beams))
+        looking += time.perf_counter() - began
 
     began = time.perf_counter()
     result = search(denoiser, method, setting.prompts, seed=seed, callback=watch, **chunks)
-    cell.seconds += time.perf_counter() - began
-    shown = _shown(result, method)
-    cell.reward.append(shown.rewards.mean().cpu())
-    cell.trend.append(torch.stack([*best[:-1], shown.rewards.mean()]).cpu())
+    cell.seconds += time.perf_counter() - began - looking
+    # What a user is left with: the best image of each prompt; where nothing chooses, any of them.
+    k = 1 if chooses else result.rewards.shape[1]
+    images, rewards = result.images[:, :k].flatten(0, 1), result.rewards[:, :k]
+    cell.reward.append(rewards.mean().cpu())
+    cell.trend.append(torch.stack([*trend[:-1], rewards.mean()]).cpu())
     if seed == 0:
-        # Results come best first, but plain sampling chooses nothing: show the image of its first beam.
-        first = (result.lineage.ancestor() == 0).int().argmax(1).tolist()
-        at = first if method.name == "plain" else [0] * len(first)
+        first = (result.lineage.ancestor() == 0).int().argmax(1).tolist()  # not the best one, where nothing chooses
+        at = [0] * len(first) if chooses else first
         cell.pictures = [group[k].cpu() for group, k in zip(result.images, at, strict=True)]
     if judge is not None:
-        cosine, top1 = judge(shown.images, shown.prompts)
+        cosine, top1 = judge(images, [prompt for group in result.prompts for prompt in group[:k]])
         cell.cosine.append(cosine.mean())
         cell.top1.append(top1.mean())
 
 
-class _Shown(NamedTuple):
-    images: Tensor
-    rewards: Tensor
-    prompts: list[str]
+def _looked(denoiser: Denoiser, method: Method, setting: Setting, beams: Beams) -> Tensor:
+    """The mean reward of the posterior means, looked at without steering: neither billed nor timed."""
+    groups = zip(beams.pred.x0, setting.prompts, strict=True)
+    return torch.cat([method.reward(denoiser.decode(x0), [prompt] * len(x0)) for x0, prompt in groups]).mean()
 
 
-def _shown(result: Result, method: Method) -> _Shown:
-    """What a user is left with: the best image of each prompt; from plain sampling, which cannot tell, any of them."""
-    k = result.rewards.shape[1] if method.name == "plain" else 1
-    prompts = [prompt for group in result.prompts for prompt in group[:k]]
-    return _Shown(result.images[:, :k].flatten(0, 1), result.rewards[:, :k].flatten(), prompts)
+def dumps(record: Any, indent: int | None = None) -> str:
+    """A JSON text; what is infinite or nan, which JSON cannot say, becomes null."""
 
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: plain(entry) for name, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(entry) for entry in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
-def _unsteered(denoiser: Denoiser, reward: Reward, setting: Setting, seed: int) -> Tensor:
-    """`[T]`: the reward of plain sampling's posterior mean along the way, looked at and not billed."""
-    seen: list[Tensor] = []
-
-    def look(step: Step, beams: Beams) -> None:
-        images = denoiser.decode(beams.pred.x0.flatten(0, 1))
-        seen.append(reward(images, list(setting.prompts)).mean().cpu())
-
-    search(denoiser, methods.plain(reward), setting.prompts, seed=seed, callback=look)
-    return torch.stack(seen)
+    return json.dumps(plain(record), indent=indent, allow_nan=False) + "\n"
 
 
 def _row(guide: str, name: str, cells: Mapping[tuple[str, str], Cell]) -> dict[str, Any]:
@@ -234,7 +238,7 @@ def _draw(cells: Mapping[tuple[str, str], Cell], guides: Mapping[str, Reward], s
     panels = []
     for guide in guides:
         own = {TITLES[name]: cell for (of, name), cell in cells.items() if of == guide}
-        row = [Panel(f"guided by {guide}", "step (0 is pure noise)", f"{guide} of the best beam", _trends(own))]
+        row = [Panel(f"guided by {guide}", "step (0 is pure noise)", f"{guide}, estimated", _trends(own))]
         if all(cell.cosine for cell in own.values()):
             row.append(Panel("what the judge says", f"{guide} reached", "judge: cosine to the prompt", _spread(own)))
         panels.append(row)
@@ -262,13 +266,21 @@ def _spread(cells: Mapping[str, Cell]) -> dict[str, Series]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows of `run` as a Markdown table."""
-    head = ["guide", "method", "reward", "above best-of-N", "judge cosine", "judge top-1"]
+    head = ["guide", "method", "reward", "above plain", "above best-of-N", "judge cosine", "judge top-1"]
     head += ["model calls", "decodes", "reward calls", "s a seed"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
-        judged = [str(Interval(**row[key])) if key in row else "" for key in ("judge_cosine", "judge_top1")]
-        above = "" if row["method"] == "best_of_n" else str(Interval(**row["above_best_of_n"]))
-        counts = [f"{row[unit]:,}" for unit in Bill._fields]
-        cells = [row["guide"], TITLES[row["method"]], str(Interval(**row["reward"])), above, *judged, *counts]
+        cells = [row["guide"], TITLES[row["method"]], str(Interval(**row["reward"]))]
+        cells += ["" if row["method"] == than else _above(row[f"above_{than}"]) for than in ("plain", "best_of_n")]
+        cells += [str(Interval(**row[key])) if key in row else "" for key in ("judge_cosine", "judge_top1")]
+        cells += [f"{row[unit]:,}" for unit in Bill._fields]
         lines.append("| " + " | ".join([*cells, f"{row['seconds']:.1f}"]) + " |")
-    return "\n".join(lines)
+    return (
+        "\n".join(lines)
+        + "\n\nMeans over the seeds with 95% t intervals; n.s.: the interval of a difference reaches 0."
+    )
+
+
+def _above(difference: Mapping[str, float]) -> str:
+    interval = Interval(**difference)
+    return f"{interval} n.s." if interval.low <= 0 <= interval.high else str(interval)

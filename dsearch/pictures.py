@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Panel", "Series", "curves", "grid", "plan_picture", "to_pil"]
 
+DPI = 130
+
 
 def to_pil(images: Tensor) -> list[Image]:
     """Images `[N, 3, H, W]` in [0, 1] -> N Pillow images, 8 bits a channel, rounded."""
@@ -29,13 +31,15 @@ def to_pil(images: Tensor) -> list[Image]:
 def grid(cells: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequence[str], path: Path) -> None:
     """A labelled grid of pictures `[3, H, W]` in [0, 1]: `cells[row][column]`, written as a PNG."""
     plt = _pyplot()
-    figure, axes = plt.subplots(
-        len(rows), len(columns), figsize=(1.15 * len(columns) + 1.1, 1.15 * len(rows) + 0.35), squeeze=False
-    )
+    pixels = max(cells[0][0].shape[-2:])
+    inch = min(max(1.15, pixels / DPI), 2.0)  # small pictures are enlarged, large ones keep about 256 pixels
+    smooth = "antialiased" if pixels > inch * DPI else "nearest"
+    size = (inch * len(columns) + 1.1, inch * len(rows) + 0.5)
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False)
     for r, row in enumerate(rows):
         for c, column in enumerate(columns):
             axis = axes[r][c]
-            axis.imshow(cells[r][c].permute(1, 2, 0).cpu(), interpolation="nearest", vmin=0, vmax=1)
+            axis.imshow(cells[r][c].permute(1, 2, 0).cpu(), interpolation=smooth, vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
             for spine in axis.spines.values():
@@ -141,11 +145,11 @@ def _pyplot():  # type: ignore[no-untyped-def]
 
 
 def _literal(text: str) -> str:
-    """A label is text: matplotlib would read dollar signs as mathematics."""
-    short = text if len(text) <= 40 else text[:39] + "…"
-    return short.replace("$", r"\$")
+    """A label is text, line by line of at most 24 letters: matplotlib would read dollar signs as mathematics."""
+    lines = (line if len(line) <= 24 else line[:23] + "…" for line in text.split("\n"))
+    return "\n".join(lines).replace("$", r"\$")
 
 
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=DPI)
     _pyplot().close(figure)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ def test_generate_writes_pictures_a_grid_and_a_record_that_agree(tmp_path, capsy
     assert cli.main(words) == 0
     record = json.loads((out / "result.json").read_text())
     assert [i["prompt"] for i in record["images"]] == ["cat", "cat", "panda", "panda"]
+    assert record["options"] == {"beams": 2, "budget": 4, "keep": 2}
     assert record["bill"] == record["planned"] == methods.dsearch(len, 2, 2, 4).bill(3)._asdict()
     for image in record["images"]:
         picture = out / image["file"]
@@ -46,6 +48,11 @@ def test_a_result_is_not_overwritten_unasked(tmp_path, capsys):
     assert (tmp_path / "result.json").read_text() == "mine"
 
 
+def test_what_json_cannot_say_becomes_null():
+    record = {"a": [1.5, float("inf")], "b": {"c": float("nan"), "d": "x"}, "e": (None, 2)}
+    assert json.loads(demo.dumps(record)) == {"a": [1.5, None], "b": {"c": None, "d": "x"}, "e": [None, 2]}
+
+
 def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("my_rewards_xyz.py").write_text("def red(images, prompts):\n    return images[:, 0].mean((1, 2))\n")
@@ -61,9 +68,16 @@ def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeyp
         (["generate", "cat", "-o", "nope"], ["NAME=VALUE"]),
         (["generate", "cat", "--reward", "nothing"], ["nothing", "compressibility"]),
         (["generate", "cat", "--reward", "json:nothing"], ["nothing"]),
-        (["generate", "cat", "--model", "./no/such/folder"], ["no/such/folder"]),
+        (["generate", "cat", *QUICK, "--model", "./no/such/folder"], ["no/such/folder"]),
         (["generate", "cat", "--beams", "9", "--budget", "4"], ["budget=4", "beams=9"]),
+        (["generate", "cat", "--reward", "clip", "--steps", "0"], ["num_inference_steps", "0"]),
+        (["generate", "cat", "--model", "some/hub-id"], ["--reward", "--clip"]),
+        (["generate", "cat", *QUICK, "--eta", "0"], ["--eta"]),
+        (["generate", "cat", *QUICK, "--method", "svdd", "--beams", "4", "--budget", "2"], ["--budget 2", "--beams 4"]),
         (["plan", "--method", "dsearch_r", "--beams", "4", "--budget", "8"], ["rate=0.03"]),
+        (["demo", "--seeds", "1", "--steps", "4"], ["seeds", "at least 2"]),
+        (["demo", "--n", "1", "--steps", "4"], ["n is 1", "at least 2"]),
+        (["demo", "--steps", "2"], ["2 steps", "at least 4"]),
     ],
 )
 def test_what_is_wrong_is_named_without_a_traceback(words, names, capsys):
@@ -122,4 +136,4 @@ def test_an_interval_is_students_own():
 def test_pictures_keep_every_grey_level():
     levels = torch.arange(256).float().div(255).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     (picture,) = to_pil(levels)
-    assert torch.equal(torch.tensor(list(picture.getdata()))[:, 0], torch.arange(256))
+    assert np.array_equal(np.asarray(picture)[..., 0].ravel(), np.arange(256))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -326,3 +327,20 @@ def test_a_plan_made_of_lists_is_as_good_as_one_of_tuples():
 def test_score_is_a_boolean():
     with pytest.raises(ValueError, match="score at step 0 is 1"):
         Plan(1, (2,), (1,), (1,))
+
+
+@pytest.mark.shared
+def test_the_reference_tables_are_these():
+    reference = json.loads((Path(os.environ["DSEARCH_SHARED"]) / "golden" / "schedules.json").read_text())
+    assert {"drop", "search_probability"} <= set(reference)
+    for row in reference["drop"]:
+        start = row["keep"] * row["oversample"]
+        assert list(drop_schedule(row["schedule"], start, row["keep"], row["steps"])) == row["beams_after_step"]
+        plan = methods.published(
+            len, row["keep"], 5, 5, row["oversample"], drop_schedule=row["schedule"], coins=[0.0] * row["steps"]
+        ).plan(row["steps"])
+        assert list(plan.width[:-1]) == row["width_if_searching"]["duplicate_size=5,w=5"]
+    for steps, kinds in reference["search_probability"].items():
+        for kind, p in kinds.items():
+            ours = search_probability(kind, int(steps))
+            assert ours == pytest.approx([min(1.0, q) for q in p], abs=1e-12)

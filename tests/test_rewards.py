@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 import dsearch.rewards as rewards
+from dsearch.discovery import modules
 from dsearch.rewards import CLIPScore, Compressibility, Incompressibility
 
 EDGE = 30  # of the pictures that the tests' CLIP reads
@@ -190,13 +191,13 @@ def test_bad_options_are_named(options, named):
 # ---- what every reward in the package obeys
 
 
-@pytest.fixture(scope="module", params=[module.__name__ for module in rewards.modules()])
+@pytest.fixture(scope="module", params=[module.__name__ for module in modules(rewards.__name__, rewards.__path__)])
 def reward(request):
     return sys.modules[request.param].example()
 
 
 def test_every_module_names_its_classes_and_makes_an_example():
-    found = list(rewards.modules())
+    found = list(modules(rewards.__name__, rewards.__path__))
     assert {"clip_score", "compressibility"} <= {module.__name__.rpartition(".")[2] for module in found}
     for module in found:
         assert module.__all__ and module.example.__doc__

@@ -203,3 +203,13 @@ def test_invert_cdf_works_row_by_row():
 def test_invert_cdf_shares_equally_among_infinite_weights_and_where_all_are_zero(log_w, shares):
     u = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
     assert invert_cdf(torch.tensor(log_w), u).tolist() == shares
+
+
+def test_a_nan_weight_indexes_nothing_outside():
+    weights, u = torch.tensor([[1.0, math.nan, 2.0]]), torch.tensor([[0.0, 0.5, 0.999]])
+    assert invert_cdf(weights, u).max() < 3
+
+
+def test_an_id_whose_text_may_change_is_refused():
+    with pytest.raises(TypeError, match="an int or a str"):
+        KeyedRng(0, (object(),))

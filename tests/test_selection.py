@@ -374,3 +374,10 @@ def test_infinite_values_leave_the_others_standardised():
     value = torch.tensor([[1.0, math.inf, 3.0], [-math.inf, -math.inf, -math.inf]])
     expected = torch.tensor([[-1.0, math.inf, 1.0], [-math.inf] * 3], dtype=torch.float64)
     assert torch.equal(standardised(value), expected)
+
+
+def test_replacing_all_or_a_single_beam_is_refused():
+    with pytest.raises(ValueError, match="replaces all"):
+        replaced(1 - 1e-10, 2)
+    with pytest.raises(ValueError, match="at least 2 beams"):
+        replaced(0.5, 1)

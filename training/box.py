@@ -384,12 +384,16 @@ def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def vae_loss(vae, x: torch.Tensor, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """L1 + edges + squares + a little KL; also the mean squared error."""
-    with half(device):
+def vae_loss(vae, x: torch.Tensor, device: str, polish: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """L1 + edges + squares + a little KL; also the mean squared error.
+
+    Polishing trains the decoder alone; latents, and whatever was trained on them, stay what they are.
+    """
+    with half(device), torch.set_grad_enabled(not polish):
         mean, log_var = vae.quant_conv(vae.encoder(x)).float().chunk(2, 1)
         log_var = log_var.clamp(-20, 5)
         z = mean + torch.randn_like(mean) * (0.5 * log_var).exp()
+    with half(device):
         y = vae.decoder(vae.post_quant_conv(z))
     y = y.float()
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
@@ -406,12 +410,15 @@ def stage_vae(args: argparse.Namespace) -> None:
     vae = AutoencoderKL.from_pretrained(args.init / "vae") if args.init else make_vae()
     vae = vae.to(args.device, memory_format=torch.channels_last).train()
     print("vae", count(vae), "decoder", count(vae.decoder), flush=True)
-    optimiser = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    trained = (
+        [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()] if args.polish else vae.parameters()
+    )
+    optimiser = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     ema, draws = Ema(list(vae.parameters()), 0.998), Draws(weights_of(labels), args.batch or 16, args.seed)
     clock, saved = Clock(args.minutes, args.rate or 2e-3), 0.0
     while not clock.done:
         x = to_unit(pictures[next(draws)].to(args.device))
-        loss, mse = vae_loss(vae, x, args.device)
+        loss, mse = vae_loss(vae, x, args.device, args.polish)
         descend(optimiser, loss, clock.learning_rate())
         ema.update()
         clock.tick(len(x), loss=loss.detach(), psnr=10 * torch.log10(4 / mse.detach()))
@@ -431,7 +438,8 @@ def finish_vae(vae, args: argparse.Namespace) -> None:
     posterior = vae.encode(x).latent_dist
     y = vae.decode(posterior.mean).sample.clamp(-1, 1)
     print(f"held-out psnr {10 * torch.log10(4 / F.mse_loss(y, x)):.2f}", flush=True)
-    vae.register_to_config(scaling_factor=round(float(1 / posterior.sample().std()), 5))
+    if not args.polish:
+        vae.register_to_config(scaling_factor=round(float(1 / posterior.sample().std()), 5))
     vae.save_pretrained(args.work / "vae")
     pairs = torch.stack([x, y], 1).flatten(0, 1)
     save_grid(to_bytes(pairs[:192]), args.work / "vae.png", 24)
@@ -924,12 +932,15 @@ def halve(source: Path, target: Path) -> None:
 
 
 def stage_export(args: argparse.Namespace) -> None:
-    """Pipeline and CLIPs from the work folder into the box, in float16, each folder swapped in at once."""
+    """Pipeline and CLIPs from the work folder into the box, in float16, each folder swapped in at once.
+
+    The VAE is the work folder's, since its decoder may have been polished while the UNet trained.
+    """
     fresh = args.out / ".new"
     shutil.rmtree(fresh, ignore_errors=True)
     source = args.work / args.checkpoint
     for part in (p for p in source.iterdir() if p.is_dir()):
-        halve(part, fresh / "pipeline" / part.name)
+        halve(args.work / "vae" if part.name == "vae" else part, fresh / "pipeline" / part.name)
     shutil.copy(source / "model_index.json", fresh / "pipeline")
     for role in CLIPS:
         halve(args.work / role, fresh / role)
@@ -1090,7 +1101,16 @@ def contact_sheet(pictures: torch.Tensor, each: int, path: Path, names: list[str
         for j in range(each):
             picture = pictures[i * each + j].permute(1, 2, 0).contiguous().numpy()
             sheet.paste(Image.fromarray(picture), (x + j * SIZE, y + head))
-    sheet.quantize(256).save(path, optimize=True)
+    # two bits less a channel: no eye sees it, and the file is half as long
+    sheet.point(lambda v: min(255, v // 4 * 4 + 2)).save(path, optimize=True)
+
+
+def draw_sheets(by_prompt: torch.Tensor, args: argparse.Namespace) -> None:
+    """All subjects, three seeds each; and the demo's prompts, eight. [S, seeds, 3, 64, 64] uint8."""
+    demo = json.loads((args.out / "subjects.json").read_text())["demo_prompts"]
+    shown = by_prompt[[SUBJECTS.index(p) for p in demo]][:, :8]
+    contact_sheet(by_prompt[:, :3].flatten(0, 1), 3, args.images / "box_contact_sheet.png", SUBJECTS)
+    contact_sheet(shown.flatten(0, 1), shown.shape[1], args.images / "box_demo_prompts.png", demo, columns=2)
 
 
 def machine() -> str:
@@ -1123,7 +1143,8 @@ def stage_evaluate(args: argparse.Namespace) -> None:
     by_prompt = pictures.unflatten(0, (len(SUBJECTS), args.seeds))
     for s, mine in zip(SUBJECTS, by_prompt, strict=True):
         by_subject[s]["jpeg_kb"] = round(float(np.mean([kilobytes(p) for p in mine])), 3)
-    contact_sheet(by_prompt[:, :4].flatten(0, 1), 4, args.images / "box_contact_sheet.png", SUBJECTS)
+    np.save(args.work / "evaluated.npy", by_prompt.numpy())
+    draw_sheets(by_prompt, args)
     result = {
         "command": f"python training/box.py evaluate --seeds {args.seeds} --steps {args.steps} "
         f"--guidance {args.guidance} --seed {args.seed}",
@@ -1158,6 +1179,7 @@ def parse() -> argparse.Namespace:
         "--decoded", type=int, default=8000, help="latents: pictures decoded again for the CLIPs"
     )
     parser.add_argument("--init", type=Path, help="vae, unet, clip: continue from this pipeline or CLIP")
+    parser.add_argument("--polish", action="store_true", help="vae: go on with the decoder of --init alone")
     parser.add_argument("--resume", action="store_true", help="unet: go on from the last checkpoint")
     parser.add_argument("--out", type=Path, default=BOX, help="export: where the box goes")
     parser.add_argument(

@@ -1,8 +1,8 @@
 """One file a backbone family: each class is a `Denoiser` for `dsearch.search`."""
 
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
+
+from ..discovery import find, modules
 
 if TYPE_CHECKING:
     from .stable_diffusion import StableDiffusion as StableDiffusion
@@ -10,9 +10,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Asked one by one, so that no model library is imported before its adapter is.
-    for info in iter_modules(__path__):
-        module = import_module(f"{__name__}.{info.name}")
-        if name in module.__all__:
-            return getattr(module, name)
-    raise AttributeError(f"no adapter is named {name!r}")
+    return find(__name__, __path__, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *(name for module in modules(__name__, __path__) for name in module.__all__)})

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.contract import Prediction, Rng
 from ..core.plan import positive
+from ..core.rng import move
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -92,14 +93,14 @@ class StableDiffusion:
 
     def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
         """Pure noise `[B, K, C, h, w]`, float32."""
-        noise = rng.normal("start", 0, (*lead, *self._shape)).to(self.pipe._execution_device)
+        noise = move(rng.normal("start", 0, (*lead, *self._shape)), self.pipe._execution_device)
         return noise * self.scheduler.init_noise_sigma
 
     def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
         """Normals `[B, K, w, C, h, w]`, float32."""
         if self.eta == 0 and lead[2] > 1:
             raise ValueError(f"width={lead[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
-        return rng.normal("noise", step, (*lead, *self._shape)).to(self.pipe._execution_device)
+        return move(rng.normal("noise", step, (*lead, *self._shape)), self.pipe._execution_device)
 
     def predict(self, x: Tensor, step: int, cond: tuple[Tensor, Tensor | None], prompt: Tensor) -> Prediction:
         """`[R, C, h, w]` -> the guided output of the UNet, and the scheduler's `pred_original_sample`."""

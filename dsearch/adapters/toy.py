@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.contract import Prediction, Rng
 from ..core.plan import positive
+from ..core.rng import move
 
 __all__ = ["GaussianMixture"]
 
@@ -71,11 +72,11 @@ class GaussianMixture:
 
     def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
         """N(0, I), `[B, K, D]`."""
-        return rng.normal("start", 0, (*lead, self.means.shape[1])).to(self.means.device)
+        return move(rng.normal("start", 0, (*lead, self.means.shape[1])), self.means.device)
 
     def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
         """`[B, K, w, D + 1]` normals: D to move, one to pick the component."""
-        return rng.normal("noise", step, (*lead, self.means.shape[1] + 1)).to(self.means.device)
+        return move(rng.normal("noise", step, (*lead, self.means.shape[1] + 1)), self.means.device)
 
     def predict(self, x: Tensor, step: int, cond: Tensor, prompt: Tensor) -> Prediction:
         """`[R, D]` -> the components' posteriors and means as `out` (`[R, M]`, `[R]`), and E[x_0 | x_t] as `x0`."""

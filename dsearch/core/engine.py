@@ -77,9 +77,10 @@ class Engine:
         clean = step == self.denoiser.num_steps
         parts = []
         for rows in _slices(len(x), None if clean else self._chunks.chunk):
-            parts.append(self.denoiser.predict(x[rows], step, self._cond, prompt[rows]))
             if not clean:
                 self._spend(Bill(model_calls=len(x[rows])))
+            parts.append(self.denoiser.predict(x[rows], step, self._cond, prompt[rows]))
+            if not clean:
                 self._advance(len(x[rows]))
         joined: Prediction = map_tree(lambda *leaves: torch.cat(leaves) if len(leaves) > 1 else leaves[0], *parts)
         lead = beams.x.shape[:2]
@@ -139,7 +140,7 @@ class Engine:
             self._unread.append((bad, step, prompts))
 
     def _prompts_of(self, prompt: Tensor) -> list[str]:
-        if self._pool:
+        if self._pool and len(self.prompts) > 1:  # their order is known to the device alone: this waits for it
             return [self.prompts[i] for i in prompt.flatten().tolist()]
         return [text for text in self.prompts for _ in range(prompt.shape[1])]
 

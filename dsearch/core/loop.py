@@ -134,7 +134,8 @@ def search(
     """
     prompts = _checked(prompts)
     num_steps = denoiser.num_steps
-    plan, planned = method.plan(num_steps), method.bill(num_steps)
+    plan = method.plan(num_steps)
+    planned = plan.bill(method.value.cost)
     if plan.num_steps != num_steps:
         raise ValueError(f"the plan of {method.name} has {plan.num_steps} steps, but the model takes {num_steps}")
     groups = 1 if method.pool else len(prompts)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .contract import Rng
-from .rng import invert_cdf
+from .rng import invert_cdf, move
 
 __all__ = ["Resampler", "ess", "multinomial", "systematic"]
 
@@ -31,6 +31,6 @@ def multinomial(log_w: Tensor, n: int, rng: Rng, step: int) -> Tensor:
 
 def systematic(log_w: Tensor, n: int, rng: Rng, step: int) -> Tensor:
     """One uniform a group, n evenly spaced points (Kitagawa 1996): floor or ceil of n w copies, in ascending order."""
-    u = rng.uniform("resample", step, (log_w.shape[0], 1)).to(log_w.device, non_blocking=True)
+    u = move(rng.uniform("resample", step, (log_w.shape[0], 1)), log_w.device)
     points = (torch.arange(n, device=log_w.device, dtype=torch.float64) + u) / n
     return invert_cdf(log_w, points)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["KeyedRng", "invert_cdf"]
+__all__ = ["KeyedRng", "invert_cdf", "move"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,21 @@ class KeyedRng:
 
     Attributes:
         seed: any whole number.
-        ids: one hashable (int or str) a group; groups of equal id draw equal noise.
+        ids: an int or str a group; groups of equal id draw equal noise.
         name: set apart by `under`.
+
+    Raises:
+        TypeError: for other ids, whose text may differ from run to run.
     """
 
     seed: int
     ids: tuple[Hashable, ...]
     name: str = ""
+
+    def __post_init__(self) -> None:
+        for key in self.ids:
+            if not isinstance(key, int | str | np.integer):
+                raise TypeError(f"id {key!r} is a {type(key).__name__}; name a group by an int or a str")
 
     def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
         """Standard normals, float32, on the CPU; `shape[0]` is the number of groups."""
@@ -46,7 +54,7 @@ class KeyedRng:
     def categorical(self, use: str, step: int, log_p: Tensor, n: int) -> Tensor:
         """`log_p [B, N]`, not necessarily normalised -> `[B, n]` indices drawn with replacement."""
         u = self.uniform(use, step, (log_p.shape[0], n))
-        return invert_cdf(log_p, u.to(log_p.device, non_blocking=True))
+        return invert_cdf(log_p, move(u, log_p.device))
 
     def under(self, name: str) -> KeyedRng:
         """A source of its own for a part of a method."""
@@ -68,6 +76,14 @@ class KeyedRng:
         return np.random.Generator(np.random.Philox(key=bits))
 
 
+def move(drawn: Tensor, device: torch.device | str) -> Tensor:
+    """What was drawn on the host, on the device, without waiting for the work that is queued there."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        drawn = drawn.pin_memory()
+    return drawn.to(device, non_blocking=True)
+
+
 def invert_cdf(log_w: Tensor, u: Tensor) -> Tensor:
     """`log_w [..., N]` and uniforms `u [..., n]` in [0, 1) -> `[..., n]` indices; never one of zero weight.
 
@@ -80,4 +96,5 @@ def invert_cdf(log_w: Tensor, u: Tensor) -> Tensor:
     cdf = torch.where(log_w == top, 0.0, log_w - top).softmax(dim=-1).cumsum(dim=-1)
     # The last sum is 1 only up to rounding; dividing makes it 1 exactly, and u stays below it.
     u = u.double().clamp(max=math.nextafter(1.0, 0.0))
-    return torch.searchsorted(cdf / cdf[..., -1:], u.contiguous(), right=True)
+    index = torch.searchsorted(cdf / cdf[..., -1:], u.contiguous(), right=True)
+    return index.clamp_(max=log_w.shape[-1] - 1)  # nan weights must not index outside before they are refused

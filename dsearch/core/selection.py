@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .contract import Choice, Rng, Scores, Selector, take
 from .resample import Resampler, ess, systematic
-from .rng import invert_cdf
+from .rng import invert_cdf, move
 
 __all__ = ["best_child", "chain", "replace_worst", "resample", "softmax_child", "top_k"]
 
@@ -32,7 +32,7 @@ def softmax_child(temperature: float) -> Selector:
 
     def select(scores: Scores, keep: int, rng: Rng) -> Choice:
         siblings = rearrange(scores.value, "b (k w) -> b k w", w=scores.width) / temperature
-        u = rng.uniform("child", scores.step, siblings.shape[:2]).to(siblings.device, non_blocking=True)
+        u = move(rng.uniform("child", scores.step, siblings.shape[:2]), siblings.device)
         return _choose(scores, _child(invert_cdf(siblings, u[..., None])[..., 0], scores.width))
 
     return select
@@ -88,6 +88,8 @@ def replaced(rate: float, beams: int) -> int:
     Raises:
         ValueError: where that is none, or all.
     """
+    if beams < 2:
+        raise ValueError(f"{beams} beam cannot replace another; take at least 2 beams")
     # 0.03 * 100 is 3.0 and 0.29 * 100 is 28.999...: the whole numbers people mean must come out.
     n = math.floor(rate * beams + 1e-9)
     if n < 1:
@@ -95,6 +97,8 @@ def replaced(rate: float, beams: int) -> int:
             f"rate={rate} of {beams} beams replaces none; raise rate to {1 / beams:.4g} or beams to "
             f"{math.ceil(1 / rate)}"
         )
+    if n == beams:
+        raise ValueError(f"rate={rate} of {beams} beams replaces all; lower rate")
     return n
 
 

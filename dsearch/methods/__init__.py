@@ -4,14 +4,13 @@ Every module in this folder is found by itself; the names in its `__all__` becom
 a module has `example(reward)`, a small instance of its method, over which the tests run every law.
 """
 
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
+
+from ..discovery import modules as _modules
 
 __all__: list[str] = []
 
-for _info in iter_modules(__path__):
-    _module = import_module(f"{__name__}.{_info.name}")
+for _module in _modules(__name__, __path__):
     # After the import, for importing a submodule binds its name: `methods.dsearch` is the function, not the file.
     globals().update({name: getattr(_module, name) for name in _module.__all__})
     __all__.extend(_module.__all__)

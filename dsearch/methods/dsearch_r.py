@@ -42,7 +42,7 @@ def dsearch_r(
         raise ValueError(f"budget={budget} rows a step is below beams={beams}; raise budget or lower beams")
     selection.replaced(rate, beams)
     replace = selection.replace_worst(rate, temperature, zscore)
-    return Method(
+    method = Method(
         plan=lambda num_steps: uniform_plan(num_steps, beams, budget // beams, flip(search, num_steps, coins)),
         reward=reward,
         value=value.posterior_mean,
@@ -50,6 +50,8 @@ def dsearch_r(
         select=selection.chain(selection.best_child, replace),
         name="dsearch_r",
     )
+    method.plan(1)  # bad arguments are refused here, not when the search begins
+    return method
 
 
 def example(reward: Reward) -> Method:

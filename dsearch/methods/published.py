@@ -51,7 +51,8 @@ def published(
             )
         selection.replaced(replacerate, beams)
         # The script truncates as floats fall: 0.29 of 100 beams is 28 there, and 29 to `replace_worst`.
-        narrow = selection.replace_worst(int(replacerate * beams) / beams, temperature=1.0, zscore=False)
+        n = max(1, int(replacerate * beams))
+        narrow = selection.replace_worst(n / beams, temperature=1.0, zscore=False)
     else:
         narrow = selection.top_k(sort=True)
 
@@ -65,7 +66,7 @@ def published(
         idle = num_steps - 1
         return Plan(beams, (*wide, 1), (*kept, alive[-1]), (*(True,) * idle, False))
 
-    return Method(
+    method = Method(
         plan=plan,
         reward=reward,
         value=value.posterior_mean,
@@ -74,6 +75,8 @@ def published(
         pool=True,
         name="published",
     )
+    method.plan(1)  # bad arguments are refused here, not when the search begins
+    return method
 
 
 def example(reward: Reward) -> Method:

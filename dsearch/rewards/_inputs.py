@@ -8,15 +8,19 @@ from torch import Tensor
 TOLERANCE = 1e-3  # a quarter of a grey level of 255: too little to change a rounded pixel
 
 
-def check_images(images: Tensor) -> None:
+def check_images(images: Tensor, *, wait: bool = True) -> None:
     """Raises a ValueError unless images are floats [N, 3, H, W], N >= 1, finite and in [0, 1].
 
-    Clamping instead would hide a picture left in [-1, 1] or a broken decoder, and still score it.
+    Clamping instead would hide a picture left in [-1, 1] or a broken decoder, and still score it. Reading values
+    from an accelerator stalls it: a reward that stays on the device asks with `wait=False`, and then the values are
+    checked on the CPU only (a NaN comes out as a NaN score, which the engine refuses).
     """
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
         raise ValueError(
             f"images are {images.dtype} {list(images.shape)}; a reward reads floats [N, 3, H, W] in [0, 1], N >= 1"
         )
+    if not wait and images.device.type != "cpu":
+        return
     low, high = torch.stack(torch.aminmax(images.detach())).tolist()  # one wait for the device
     if low != low:  # aminmax passes NaN on
         rows = images.detach().flatten(1).isnan().any(1).nonzero().flatten().tolist()

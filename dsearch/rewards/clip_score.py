@@ -38,7 +38,7 @@ class CLIPScore:
     Images are [N, 3, H, W] in [0, 1]; scores are float32 in [-1, 1] on their device: CLIP's logits without
     its learned scale (Hessel et al. 2021, arXiv 2104.08718, clip at 0 and multiply by 2.5). No gradients.
     Raises FileNotFoundError naming what a directory lacks, and ValueError for images that are not finite or
-    not in [0, 1]; warns when it cuts a prompt.
+    not in [0, 1] (looked at on the CPU only: a look would stall a GPU); warns when it cuts a prompt.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class CLIPScore:
 
     def image_embeddings(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [0, 1] -> float32 [N, D] of length 1, on the model's device."""
-        check_images(images)
+        check_images(images, wait=False)
         if self.device is None and self._model.device != images.device:
             self._model.to(images.device)
         # Normalised outside inference mode, so that what the caller gets are ordinary tensors.
@@ -151,8 +151,8 @@ class Preprocess:
 
     def __call__(self, images: Tensor) -> Tensor:
         pixels = self._cropped(self._resized(images.float()))
-        mean, std = (pixels.new_tensor(channels)[:, None, None] for channels in (self.mean, self.std))
-        return (pixels - mean) / std
+        channels = zip(pixels.unbind(1), self.mean, self.std, strict=True)
+        return torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=1)
 
     def _resized(self, pixels: Tensor) -> Tensor:
         height, width = self._target(pixels.shape[-2], pixels.shape[-1])

@@ -1034,11 +1034,8 @@ def accuracy(clips: dict, pictures: torch.Tensor, subjects: list[str]) -> tuple[
 def spread(values: np.ndarray, best: str) -> dict[str, float]:
     """Mean, deviation over seeds, and the mean best of 8."""
     of_eight = getattr(values.reshape(-1, 8), best)(1).mean()
-    return {
-        "mean": round(values.mean(), 3),
-        "std": round(values.std(ddof=1), 3),
-        "best_of_8": round(of_eight, 3),
-    }
+    figures = {"mean": values.mean(), "std": values.std(ddof=1), "best_of_8": of_eight}
+    return {k: round(float(v), 3) for k, v in figures.items()}
 
 
 def spreads(pipe, clips: dict, args: argparse.Namespace) -> dict:

@@ -35,9 +35,7 @@ HERE = Path(__file__).resolve().parent
 BOX = HERE.parent / "dsearch" / "box"
 SIZE = 64  # pixels of a picture
 DRAWN = 128  # pixels at which a drawing is rasterised before it is shrunk
-HELD_VENDOR = (
-    "emojione"  # never trained on: the judge is asked about it once, to see what it makes of new art
-)
+HELD_VENDOR = "emojione"  # never trained on: the judge is asked about it once, to see what it makes of new art
 
 # vendor -> (npm package, version, style word in captions, sampling weight)
 # The three Fluent sets share their shapes, so the two shaded ones count less.
@@ -85,9 +83,7 @@ def find_icon(icons: dict, names: list[str]) -> dict | None:
     """The first of ``names`` that an iconify set draws, through plain aliases."""
     for name in names:
         alias = icons.get("aliases", {}).get(name, {})
-        body = icons["icons"].get(name) or icons["icons"].get(
-            alias.get("parent") if len(alias) == 1 else None
-        )
+        body = icons["icons"].get(name) or icons["icons"].get(alias.get("parent") if len(alias) == 1 else None)
         if body:
             return body
     return None
@@ -112,9 +108,7 @@ def draw_vendor(npm: Path, vendor: str) -> dict[str, Image.Image]:
         if vendor == "3d":
             names = set(tar.getnames())
             codes = {s: (v["code"], v["code"].replace("-fe0f", "")) for s, v in read_subjects().items()}
-            paths = {
-                s: [p for c in cs if (p := f"package/assets/{c}.webp") in names] for s, cs in codes.items()
-            }
+            paths = {s: [p for c in cs if (p := f"package/assets/{c}.webp") in names] for s, cs in codes.items()}
             return {s: Image.open(tar.extractfile(p[0])).convert("RGBA") for s, p in paths.items() if p}
         icons = json.load(tar.extractfile("package/icons.json"))
     bodies = {s: find_icon(icons, v["icons"]) for s, v in read_subjects().items()}
@@ -189,9 +183,7 @@ def stage_data(args: argparse.Namespace) -> None:
         np.save(args.work / f"{name}.npy", pictures)
         (args.work / f"{name}.json").write_text(json.dumps(labels))
         print(name, pictures.shape, flush=True)
-    save_grid(
-        np.load(args.work / "train.npy", mmap_mode="r")[:: args.per_drawing + 1], args.work / "data.png", 24
-    )
+    save_grid(np.load(args.work / "train.npy", mmap_mode="r")[:: args.per_drawing + 1], args.work / "data.png", 24)
 
 
 def load_pictures(work: Path, name: str = "train") -> tuple[torch.Tensor, list]:
@@ -329,14 +321,10 @@ class Team:
         self.barrier.wait()
         parts = mine.mean(0).split([p.numel() for p in parameters])
         for p, g in zip(parameters, parts, strict=True):
-            p.grad.copy_(
-                g.view_as(p)
-            )  # in place: the fused optimiser needs the parameter's own memory layout
+            p.grad.copy_(g.view_as(p))  # in place: the fused optimiser needs the parameter's own memory layout
 
 
-def descend(
-    optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float, average: Callable | None = None
-) -> None:
+def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float, average: Callable | None = None) -> None:
     """One clipped optimiser step at this learning rate."""
     for group in optimiser.param_groups:
         group["lr"] = rate
@@ -410,9 +398,7 @@ def stage_vae(args: argparse.Namespace) -> None:
     vae = AutoencoderKL.from_pretrained(args.init / "vae") if args.init else make_vae()
     vae = vae.to(args.device, memory_format=torch.channels_last).train()
     print("vae", count(vae), "decoder", count(vae.decoder), flush=True)
-    trained = (
-        [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()] if args.polish else vae.parameters()
-    )
+    trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()] if args.polish else vae.parameters()
     optimiser = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     ema, draws = Ema(list(vae.parameters()), 0.998), Draws(weights_of(labels), args.batch or 16, args.seed)
     clock, saved = Clock(args.minutes, args.rate or 2e-3), 0.0
@@ -455,11 +441,7 @@ def stage_latents(args: argparse.Namespace) -> None:
     from diffusers import AutoencoderKL
 
     pictures, _ = load_pictures(args.work)
-    vae = (
-        AutoencoderKL.from_pretrained(args.work / "vae")
-        .to(args.device, memory_format=torch.channels_last)
-        .eval()
-    )
+    vae = AutoencoderKL.from_pretrained(args.work / "vae").to(args.device, memory_format=torch.channels_last).eval()
     moments, decoded = [], []
     chosen = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(args.seed))[: args.decoded]
     with half(args.device):
@@ -542,9 +524,7 @@ def make_tokenizer():
 
 def token_ids(tokenizer, texts: list[str], length: int = CONTEXT) -> torch.Tensor:
     """Texts -> [N, length] token ids."""
-    return tokenizer(
-        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
+    return tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 
 
 def special_ids(tokenizer) -> dict[str, int]:
@@ -642,9 +622,7 @@ def stage_clip(args: argparse.Namespace) -> None:
     decoded = torch.load(args.work / "decoded.pt")
     clip = CLIPModel.from_pretrained(args.init) if args.init else make_clip(args.role, tokenizer)
     clip = clip.to(args.device).train()
-    print(
-        args.role, count(clip), "vision", count(clip.vision_model), "text", count(clip.text_model), flush=True
-    )
+    print(args.role, count(clip), "vision", count(clip.vision_model), "text", count(clip.text_model), flush=True)
     optimiser = torch.optim.AdamW(clip.parameters(), betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     ema, clock = Ema(list(clip.parameters()), 0.998), Clock(args.minutes, args.rate or 1e-3)
     n = args.batch or 96
@@ -784,9 +762,7 @@ def start_networks(args: argparse.Namespace, tokenizer):
     if args.init:
         unet = type(unet).from_pretrained(args.init / "unet")
         text_encoder = type(text_encoder).from_pretrained(args.init / "text_encoder", dtype=torch.float32)
-    return unet.to(args.device, memory_format=torch.channels_last).train(), text_encoder.to(
-        args.device
-    ).train()
+    return unet.to(args.device, memory_format=torch.channels_last).train(), text_encoder.to(args.device).train()
 
 
 def noised(moments: torch.Tensor, scaling: float, t: torch.Tensor, alpha_bar: torch.Tensor):
@@ -799,9 +775,7 @@ def noised(moments: torch.Tensor, scaling: float, t: torch.Tensor, alpha_bar: to
 
 def stratified(n: int, device: str) -> torch.Tensor:
     """n timesteps, one in each n-th of [0, 1000): less noise in the loss than independent ones."""
-    return (
-        ((torch.arange(n, device=device) + torch.rand(n, device=device)) * (1000 / n)).long().clamp(max=999)
-    )
+    return ((torch.arange(n, device=device) + torch.rand(n, device=device)) * (1000 / n)).long().clamp(max=999)
 
 
 def stage_unet(args: argparse.Namespace) -> None:
@@ -838,9 +812,7 @@ def train_unet(rank: int, args: argparse.Namespace, team: Team | None) -> None:
     draws = Draws(weights_of(labels), n, args.seed + rank + clock.steps)
     torch.manual_seed(args.seed + rank + clock.steps)
     if rank == 0:
-        print(
-            "unet", count(unet), "text", count(text_encoder), "threads", torch.get_num_threads(), flush=True
-        )
+        print("unet", count(unet), "text", count(text_encoder), "threads", torch.get_num_threads(), flush=True)
     while True:
         rate, last = clock.learning_rate(), clock.done
         if team:
@@ -861,9 +833,7 @@ def train_unet(rank: int, args: argparse.Namespace, team: Team | None) -> None:
         descend(optimiser, loss, rate, partial(team.average, rank, clock.steps) if team else None)
         if rank == 0:
             ema.update()
-        clock.tick(
-            n * args.workers, 60 if rank == 0 else math.inf, loss=loss.detach(), eps=errors.detach().mean()
-        )
+        clock.tick(n * args.workers, 60 if rank == 0 else math.inf, loss=loss.detach(), eps=errors.detach().mean())
         if rank == 0 and clock.elapsed - saved > 420:
             saved = clock.elapsed
             checkpoint(args, pipe, optimiser, ema, clock)
@@ -918,9 +888,7 @@ def halve(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for file in source.iterdir():
         if file.suffix == ".safetensors":
-            weights = {
-                k: v.half().contiguous() if v.is_floating_point() else v for k, v in load_file(file).items()
-            }
+            weights = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in load_file(file).items()}
             save_file(weights, target / file.name, metadata={"format": "pt"})
         else:
             shutil.copy(file, target)
@@ -966,9 +934,7 @@ def load_box(args: argparse.Namespace):
     pipe = StableDiffusionPipeline.from_pretrained(args.out / "pipeline").to(args.device)
     pipe.set_progress_bar_config(disable=True)
     folders = {role: args.out / role for role in CLIPS}
-    clips = {
-        r: (CLIPModel.from_pretrained(f).eval(), CLIPTokenizer.from_pretrained(f)) for r, f in folders.items()
-    }
+    clips = {r: (CLIPModel.from_pretrained(f).eval(), CLIPTokenizer.from_pretrained(f)) for r, f in folders.items()}
     return pipe, {r: (c.to(args.device), t) for r, (c, t) in clips.items()}
 
 
@@ -1065,10 +1031,7 @@ def timings(pipe, clips: dict, device: str, n: int = 64, repeats: int = 5) -> di
     work = {
         "guided_row": lambda: pipe.unet(x, 500, encoder_hidden_states=states),
         "decode": lambda: pipe.vae.decode(x[:n]),
-        **{
-            f"{r}_score": lambda c=c: embed_pictures(c[0], to_unit(pictures.to(device)))
-            for r, c in clips.items()
-        },
+        **{f"{r}_score": lambda c=c: embed_pictures(c[0], to_unit(pictures.to(device))) for r, c in clips.items()},
     }
     return {name: best_of(f, repeats) / n for name, f in work.items()}
 
@@ -1167,34 +1130,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("stage", choices=[n[6:] for n in globals() if n.startswith("stage_")])
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is not shipped")
     parser.add_argument("--npm", type=Path, help="data: folder with the packages as npm pack left them")
-    parser.add_argument(
-        "--per-drawing", type=int, default=96, help="data: pictures composed from each drawing"
-    )
+    parser.add_argument("--per-drawing", type=int, default=96, help="data: pictures composed from each drawing")
     parser.add_argument("--minutes", type=float, default=10, help="wall clock of a training stage")
     parser.add_argument("--role", choices=("guide", "judge"), default="guide", help="clip: which one")
-    parser.add_argument(
-        "--decoded", type=int, default=8000, help="latents: pictures decoded again for the CLIPs"
-    )
+    parser.add_argument("--decoded", type=int, default=8000, help="latents: pictures decoded again for the CLIPs")
     parser.add_argument("--init", type=Path, help="vae, unet, clip: continue from this pipeline or CLIP")
     parser.add_argument("--polish", action="store_true", help="vae: go on with the decoder of --init alone")
     parser.add_argument("--resume", action="store_true", help="unet: go on from the last checkpoint")
     parser.add_argument("--out", type=Path, default=BOX, help="export: where the box goes")
-    parser.add_argument(
-        "--checkpoint", default="pipeline", help="export: pipeline folder inside the work folder"
-    )
+    parser.add_argument("--checkpoint", default="pipeline", help="export: pipeline folder inside the work folder")
     parser.add_argument("--seeds", type=int, default=8, help="evaluate: pictures of each subject")
     parser.add_argument("--steps", type=int, default=40, help="evaluate: DDIM steps")
     parser.add_argument("--guidance", type=float, default=2.5, help="evaluate: guidance scale")
-    parser.add_argument(
-        "--images", type=Path, default=HERE.parent / "docs" / "img", help="evaluate: for sheets"
-    )
+    parser.add_argument("--images", type=Path, default=HERE.parent / "docs" / "img", help="evaluate: for sheets")
     parser.add_argument("--report", type=Path, default=HERE / "box.json", help="evaluate: the figures")
     parser.add_argument("--batch", type=int, help="pictures a step")
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument(
-        "--workers", type=int, default=1, help="unet: processes, with one thread each by default"
-    )
+    parser.add_argument("--workers", type=int, default=1, help="unet: processes, with one thread each by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()

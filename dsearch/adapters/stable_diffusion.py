@@ -33,7 +33,7 @@ class StableDiffusion:
     safety checker is not run. With one child a step the images equal the pipeline's own, given the same noise.
 
     Args:
-        pipe: the pipeline, on its device, with its precision, compilation and offloading as you set them.
+        pipe: the pipeline, on its device, with its precision, compilation and offloading as you have set them by now.
         num_inference_steps: denoising steps.
         guidance_scale: classifier-free guidance, on above 1; both halves go through the UNet in one call.
         eta: noise of the kernel, 0 to 1; at 0 all children are equal, so that only width 1 makes sense.
@@ -63,8 +63,10 @@ class StableDiffusion:
         self.num_steps = positive("num_inference_steps", num_inference_steps)
         self.pipe, self.eta, self.guidance_scale = pipe, float(eta), float(guidance_scale)
         self.negative_prompt = negative_prompt
+        # Read once: diffusers walks all modules to tell, which would take milliseconds of every step.
+        self._device, self._unet_dtype, self._vae_dtype = pipe._execution_device, pipe.unet.dtype, pipe.vae.dtype
         self.scheduler = _ddim(pipe.scheduler)
-        self.scheduler.set_timesteps(self.num_steps, device=pipe._execution_device)
+        self.scheduler.set_timesteps(self.num_steps, device=self._device)
         self._refuse_infinite_start()
         scale, size = pipe.vae_scale_factor, pipe.unet.config.sample_size
         own_height, own_width = size if isinstance(size, list | tuple) else (size, size)
@@ -85,7 +87,7 @@ class StableDiffusion:
         negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
         return self.pipe.encode_prompt(
             prompt=prompts,
-            device=self.pipe._execution_device,
+            device=self._device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=self.guided,
             negative_prompt=negative,
@@ -93,14 +95,14 @@ class StableDiffusion:
 
     def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
         """Pure noise `[B, K, C, h, w]`, float32."""
-        noise = move(rng.normal("start", 0, (*lead, *self._shape)), self.pipe._execution_device)
+        noise = move(rng.normal("start", 0, (*lead, *self._shape)), self._device)
         return noise * self.scheduler.init_noise_sigma
 
     def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
         """Normals `[B, K, w, C, h, w]`, float32."""
         if self.eta == 0 and lead[2] > 1:
             raise ValueError(f"width={lead[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
-        return move(rng.normal("noise", step, (*lead, *self._shape)), self.pipe._execution_device)
+        return move(rng.normal("noise", step, (*lead, *self._shape)), self._device)
 
     def predict(self, x: Tensor, step: int, cond: tuple[Tensor, Tensor | None], prompt: Tensor) -> Prediction:
         """`[R, C, h, w]` -> the guided output of the UNet, and the scheduler's `pred_original_sample`."""
@@ -118,7 +120,7 @@ class StableDiffusion:
     def decode(self, x0: Tensor) -> Tensor:
         """`[R, C, h, w]` -> images `[R, 3, H, W]` in [0, 1], float32."""
         vae = self.pipe.vae
-        latents = x0.to(vae.dtype) / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
+        latents = x0.to(self._vae_dtype) / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
         image = vae.decode(latents, return_dict=False)[0]
         return self.pipe.image_processor.postprocess(image.float(), output_type="pt")
 
@@ -129,10 +131,10 @@ class StableDiffusion:
     def _unet(self, x: Tensor, step: int, cond: tuple[Tensor, Tensor | None], prompt: Tensor) -> Tensor:
         unet, t = self.pipe.unet, self.scheduler.timesteps[step]  # a tensor: an int would make torch.compile recompile
         text, uncond = cond
-        x, embeds = x.to(unet.dtype), text[prompt]
+        x, embeds = x.to(self._unet_dtype), text[prompt]
         if uncond is not None:
             x, embeds = x.repeat(2, 1, 1, 1), torch.cat([uncond[prompt], embeds])
-        out = unet(x, t, encoder_hidden_states=embeds.to(unet.dtype), return_dict=False)[0].float()
+        out = unet(x, t, encoder_hidden_states=embeds.to(self._unet_dtype), return_dict=False)[0].float()
         if uncond is None:
             return out
         without, with_ = out.chunk(2)

@@ -29,7 +29,7 @@ REWARDS = {"compressibility": "Compressibility", "incompressibility": "Incompres
 
 GENERATE = """examples:
   dsearch generate "cat" "panda on a blue background" --method dsearch --reward clip --beams 4 --budget 8
-  dsearch generate "a castle at dusk" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --guidance-scale 7.5
+  dsearch generate "a castle" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --reward compressibility --budget 10
   dsearch generate "cat" --method svdd -o temperature=0.1
   dsearch generate "cat" --reward my_module:my_reward      (any callable (images, prompts) -> [N])
 """
@@ -41,7 +41,7 @@ PLAN = """examples:
 DEMO = """examples:
   dsearch demo                          (the model in the box; minutes on two cores)
   dsearch demo --seeds 2 --prompts cat panda
-  dsearch demo --model stable-diffusion-v1-5/stable-diffusion-v1-5 --guidance-scale 7.5 --prompts cat dog
+  dsearch demo --model stable-diffusion-v1-5/stable-diffusion-v1-5 --prompts cat dog --clip DIR --judge DIR
 """
 
 

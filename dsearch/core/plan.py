@@ -20,6 +20,7 @@ __all__ = [
     "flip",
     "largest",
     "search_probability",
+    "share",
     "uniform_plan",
 ]
 
@@ -264,6 +265,17 @@ def uniform_plan(num_steps: int, beams: int = 1, width: int = 1, search: Sequenc
     )
 
 
+def share(budget: int, beams: int) -> int:
+    """Children a beam that a budget of rows a step buys.
+
+    Raises:
+        ValueError: where it buys none.
+    """
+    if positive("budget", budget) < positive("beams", beams):
+        raise ValueError(f"budget={budget} rows a step is below beams={beams}; raise budget or lower beams")
+    return budget // beams
+
+
 def dsearch_plan(num_steps: int, beams: int, keep: int, budget: int, drop: Drop, search: Search, coins: Coins) -> Plan:
     """DSearch's own form: at searching steps `budget // alive` children a beam, then down to the drop schedule.
 
@@ -274,13 +286,12 @@ def dsearch_plan(num_steps: int, beams: int, keep: int, budget: int, drop: Drop,
         ValueError: where the budget is below the beams, or keep above them.
     """
     target = drop_schedule(drop, beams, keep, num_steps)
-    if positive("budget", budget) < beams:
-        raise ValueError(f"budget={budget} rows a step is below beams={beams}; raise budget or lower beams")
+    share(budget, beams)
     on = flip(search, num_steps, coins)
     kept = list(accumulate(zip(on, target, strict=True), _drop, initial=beams))
     return Plan(
         start=beams,
-        width=(*(budget // alive if s else 1 for s, alive in zip(on, kept, strict=False)), 1),
+        width=(*(share(budget, alive) if s else 1 for s, alive in zip(on, kept, strict=False)), 1),
         keep=(*kept[1:], keep),
         score=(*on, True),
     )

@@ -2,7 +2,7 @@
 
 from ..core import potential, selection, value
 from ..core.contract import Method, Reward
-from ..core.plan import Coins, Search, flip, positive, uniform_plan
+from ..core.plan import Coins, Search, flip, share, uniform_plan
 
 __all__ = ["dsearch_r"]
 
@@ -38,12 +38,11 @@ def dsearch_r(
     Raises:
         ValueError: where the rate replaces no beam, or beams exceed the budget.
     """
-    if positive("budget", budget) < positive("beams", beams):
-        raise ValueError(f"budget={budget} rows a step is below beams={beams}; raise budget or lower beams")
+    width = share(budget, beams)
     selection.replaced(rate, beams)
     replace = selection.replace_worst(rate, temperature, zscore)
     method = Method(
-        plan=lambda num_steps: uniform_plan(num_steps, beams, budget // beams, flip(search, num_steps, coins)),
+        plan=lambda num_steps: uniform_plan(num_steps, beams, width, flip(search, num_steps, coins)),
         reward=reward,
         value=value.posterior_mean,
         potential=potential.none,

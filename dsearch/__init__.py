@@ -4,6 +4,7 @@ No gradients, no training: at every denoising step it draws several children of 
 reward each will end with, keeps the best, and spends its budget where it pays.
 """
 
+from .core.budget import Budget, Prices, measure
 from .core.contract import Beams, Choice, Denoiser, Method, Potential, Prediction, Reward, Rng, Scores, Selector, Value
 from .core.engine import RewardError
 from .core.loop import Lineage, Result, Step, search
@@ -18,6 +19,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Beams",
     "Bill",
+    "Budget",
     "Choice",
     "Denoiser",
     "KeyedRng",
@@ -26,6 +28,7 @@ __all__ = [
     "Plan",
     "Potential",
     "Prediction",
+    "Prices",
     "Result",
     "Reward",
     "RewardError",
@@ -34,6 +37,7 @@ __all__ = [
     "Selector",
     "Step",
     "Value",
+    "measure",
     "methods",
     "search",
 ]

@@ -139,7 +139,7 @@ def scores(values, width=1, log_w=None, step=1):
     """[B, N] nested lists (or tensors) -> Scores without history."""
     values = torch.as_tensor(values, dtype=torch.float32)
     log_w = torch.zeros_like(values) if log_w is None else torch.as_tensor(log_w)
-    return Scores(values, torch.full_like(values, torch.nan), log_w, None, step, width, False)
+    return Scores(values, torch.full_like(values, torch.nan), log_w, None, step, width, 99)
 
 
 @st.composite

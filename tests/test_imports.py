@@ -22,7 +22,9 @@ RANK = {
     "dsearch.core.selection": 2,
     "dsearch.core.potential": 2,
     "dsearch.core.value": 2,
-    "dsearch.core.loop": 3,
+    "dsearch.core.budget": 2,
+    "dsearch.core.steps": 3,
+    "dsearch.core.loop": 4,
 }
 """A core module imports those of lower rank, or of its own without a circle."""
 

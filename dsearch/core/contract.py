@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from .budget import Budget
     from .engine import Engine
     from .plan import Bill, Plan
 
@@ -32,8 +33,10 @@ __all__ = [
     "Prediction",
     "Reward",
     "Rng",
+    "Rounds",
     "Scores",
     "Selector",
+    "Source",
     "Value",
     "map_tree",
     "take",
@@ -91,9 +94,10 @@ class Beams:
         x: `[B, K, ...]` the noisy samples x_t.
         pred: the network's prediction for each: carried, so that a survivor is never predicted twice.
         value: `[B, K]` its last value, an estimate of the final reward (nan before it was first asked).
-        log_w: `[B, K]` log importance weights (zeros for methods without a potential).
+        log_w: `[B, K]` log importance weights (zeros for methods without a potential), float64.
         memory: what the method's potential remembers.
-        prompt: `[B, K]` index of its prompt.
+        kl: `[B, K]` nats by which the choices so far moved its path from the pretrained law; nan where unknown.
+        prompt: `[B, K]` index of its prompt; -1 where the candidate was not drawn, which costs and scores nothing.
         child: `[B, K]` which of the N candidates of the last step it was.
     """
 
@@ -102,12 +106,21 @@ class Beams:
     value: Tensor
     log_w: Tensor
     memory: Memory
+    kl: Tensor
     prompt: Tensor
     child: Tensor
 
     def take(self, index: Tensor) -> Beams:
         """`index [B, K']` -> the beams it names, every leaf gathered alike."""
-        return Beams(*(take(getattr(self, field.name), index) for field in dataclasses.fields(self)))
+        return Beams(*(take(leaf, index) for leaf in self._leaves()))
+
+    def beside(self, *others: Beams) -> Beams:
+        """These beams, then the others, in one group: every leaf concatenated along K."""
+        leaves = zip(self._leaves(), *(other._leaves() for other in others), strict=True)
+        return Beams(*(map_tree(lambda *parts: torch.cat(parts, dim=1), *parts) for parts in leaves))
+
+    def _leaves(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,7 @@ class Scores:
         memory: the potential's memory, one entry a candidate.
         step: the noise level reached: 1 after the first denoising step, `num_steps` when clean.
         width: children a beam; `N = K * width`, siblings adjacent.
-        final: True at the clean end, where values are final rewards.
+        num_steps: denoising steps of the run.
     """
 
     value: Tensor
@@ -130,12 +143,17 @@ class Scores:
     memory: Memory
     step: int
     width: int
-    final: bool
+    num_steps: int
+
+    @property
+    def final(self) -> bool:
+        """True at the clean end, where values are final rewards."""
+        return self.step == self.num_steps
 
     def take(self, index: Tensor) -> Scores:
         """The candidates that `index [B, K]` names, as a population of their own (width 1)."""
         value, parent, log_w, memory = take((self.value, self.parent, self.log_w, self.memory), index)
-        return Scores(value, parent, log_w, memory, self.step, 1, self.final)
+        return Scores(value, parent, log_w, memory, self.step, 1, self.num_steps)
 
 
 class Choice(NamedTuple):
@@ -144,10 +162,12 @@ class Choice(NamedTuple):
     Attributes:
         index: `[B, K']` into the N candidates.
         log_w: `[B, K']` their log-weights from here on.
+        kl: `[B, K']` KL in nats of the law of this choice to an indifferent one; None where it is not known.
     """
 
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which no one misses
     log_w: Tensor
+    kl: Tensor | None = None
 
 
 class Rng(Protocol):
@@ -174,7 +194,8 @@ class Denoiser(Protocol):
     """A diffusion model as the search sees it. It holds no state of a search.
 
     Step 0 is pure noise and `num_steps` is clean: the reverse kernel of step i leads from level i to level i + 1.
-    A model may also have `release()`, called once when a search ends (to free offloaded modules, say).
+    A model may also have `release()`, called once when a search ends (to free offloaded modules, say), and
+    `deterministic(x, pred, step)`, a step without noise that broadcasts like `step`, for deterministic lookahead.
     """
 
     num_steps: int
@@ -235,8 +256,30 @@ Selector = Callable[[Scores, int, Rng], Choice]
 """`(scores, keep, rng) -> Choice` of `keep` candidates: it returns indices, never samples."""
 
 
+class Source(Protocol):
+    """Where the rounds of a noise search get their noise from."""
+
+    def next(self, rewards: Tensor | None) -> Rng:
+        """The final rewards `[B, k]` of the round before (None at first) -> the noise of the next round."""
+        ...
+
+
+class Rounds(NamedTuple):
+    """The beams of a plan, run in equal parts one after another: each round is a run from x_T to the clean end.
+
+    Attributes:
+        count: how many; the plan's beams are divided among them.
+        source: makes the noise source of a search from its rng.
+        independent: whether no round's noise depends on another's rewards.
+    """
+
+    count: int  # type: ignore[assignment]  # hides tuple.count, which no one misses
+    source: Callable[[Rng], Source]
+    independent: bool
+
+
 class Method(NamedTuple):
-    """A search method: a plan and three small functions.
+    """A search method: a plan and three small functions, and for some a way of their own to spend the plan.
 
     Attributes:
         plan: `num_steps -> Plan`.
@@ -246,6 +289,10 @@ class Method(NamedTuple):
         select: which candidates live on.
         pool: one group over all prompts, beam k carrying prompt k mod P (the published code's way).
         name: for tables and errors.
+        sized: the same method at another size, 1 or more, its bill rising with it: what `within` searches through.
+        rounds: for noise search, the runs among which the beams are divided.
+        enough: for a rollover budget: `Scores -> [B, N]`, whether a beam that drew such a child draws no more. The
+            best child lives on, what is left of the width is spent at later steps, and `select` is not asked.
     """
 
     plan: Callable[[int], Plan]
@@ -255,10 +302,28 @@ class Method(NamedTuple):
     select: Selector
     pool: bool = False
     name: str = "method"
+    sized: Callable[[int], Method] | None = None
+    rounds: Rounds | None = None
+    enough: Callable[[Scores], Tensor] | None = None
 
     def bill(self, num_steps: int) -> Bill:
-        """What a run of `num_steps` will cost a group, known before anything is spent.
+        """What a run of `num_steps` will cost a group at most, known before anything is spent.
 
-        A group is a prompt, or the whole pool where `pool` is set.
+        A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early spend less.
         """
         return self.plan(num_steps).bill(self.value.cost)
+
+    def checked(self) -> Method:
+        """Itself, after a look at the plan of a single step: bad sizes are refused where a method is made."""
+        self.plan(1)
+        return self
+
+    def within(self, budget: Budget, num_steps: int) -> Method:
+        """This method at the largest size whose bill for `num_steps` stays within the budget.
+
+        Raises:
+            ValueError: where it has no size to change, or where even the smallest costs more.
+        """
+        if self.sized is None:
+            raise ValueError(f"{self.name} does not say how it is sized; give it sized=, a function of a whole number")
+        return budget.largest(self.sized, num_steps)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from .contract import Beams, Denoiser, Prediction, Reward, Rng, map_tree
+from .contract import Denoiser, Prediction, Reward, Rng, map_tree
 from .plan import Bill, positive
 
 __all__ = ["Chunks", "Engine", "RewardError"]
@@ -45,8 +44,9 @@ class Engine:
         denoiser: the model.
         reward: what is searched for.
         prompts: the P prompts; they are encoded here, once.
-        rng: for values that draw (`rng.under("their name")`).
+        rng: for values that draw (`rng.under("their name")`); a noise search changes it from round to round.
         pool: whether beams of one group may carry different prompts.
+        ragged: whether some candidates may not be drawn (those of prompt -1).
         chunks: rows at once.
         allowance: the plan's bill for all groups together; spending more raises a RuntimeError.
         advance: told the rows of each network call (a progress bar).
@@ -60,21 +60,22 @@ class Engine:
         *,
         rng: Rng,
         pool: bool,
+        ragged: bool,
         chunks: Chunks,
         allowance: Bill,
         advance: Callable[[int], object],
     ) -> None:
-        self.denoiser, self.prompts, self.rng = denoiser, prompts, rng
+        self.denoiser, self.prompts, self.rng, self.ragged = denoiser, prompts, rng, ragged
         self.spent = Bill()
         self._reward, self._pool, self._chunks = reward, pool, chunks
         self._allowance, self._advance = allowance, advance
         self._cond = denoiser.encode(prompts)
         self._unread: list[tuple[Tensor, int, list[str]]] = []
 
-    def predict(self, beams: Beams, step: int) -> Beams:
-        """The beams with their predictions at level `step`; clean ones cost nothing."""
-        x, prompt = beams.x.flatten(0, 1), beams.prompt.flatten()
-        clean = step == self.denoiser.num_steps
+    def predict(self, x: Tensor, prompt: Tensor, step: int) -> Prediction:
+        """Samples `[B, N, ...]` at level `step`, prompts `[B, N]` -> their prediction; clean ones cost nothing."""
+        lead, clean = x.shape[:2], step == self.denoiser.num_steps
+        x, prompt, drawn = self._drawn(x, prompt)
         parts = []
         for rows in _slices(len(x), None if clean else self._chunks.chunk):
             if not clean:
@@ -83,18 +84,24 @@ class Engine:
             if not clean:
                 self._advance(len(x[rows]))
         joined: Prediction = map_tree(lambda *leaves: torch.cat(leaves) if len(leaves) > 1 else leaves[0], *parts)
-        lead = beams.x.shape[:2]
-        return replace(beams, pred=map_tree(lambda leaf: leaf.unflatten(0, lead), joined))
+        return map_tree(lambda leaf: _put(leaf, drawn, lead, 0), joined)
 
     def reward(self, x0: Tensor, prompt: Tensor, step: int) -> Tensor:
         """Clean samples or posterior means `[B, N, ...]` -> the reward of their decoded images, `[B, N]`."""
-        return self._rewarded(x0, prompt, step, lambda images: None)
+        return self._rewarded(x0, prompt, step, lambda images: None)[1]
 
-    def finish(self, beams: Beams) -> tuple[Tensor, Tensor]:
-        """Clean beams -> their images `[B, N, ...]` and final rewards `[B, N]`: one decode and one reward each."""
+    def score(self, scorer: Reward, x: Tensor, prompt: Tensor, step: int) -> Tensor:
+        """Samples `[B, N, ...]` as they are -> what the scorer says of them, `[B, N]`; a reward call each."""
+        lead, (x, prompt, drawn) = x.shape[:2], self._drawn(x, prompt)
+        prompts = self._texts(prompt, drawn, lead)
+        values = [self._ask(scorer, x[rows], prompts[rows], step) for rows in _slices(len(x), self._chunks.reward)]
+        return _put(torch.cat(values).to(x.device), drawn, lead, -torch.inf)
+
+    def finish(self, x0: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean samples `[B, N, ...]` -> their images `[B, N, ...]` and final rewards: a decode and a reward each."""
         images: list[Tensor] = []
-        rewards = self._rewarded(beams.pred.x0, beams.prompt, self.denoiser.num_steps, images.append)
-        return torch.cat(images).unflatten(0, beams.x.shape[:2]), rewards
+        drawn, rewards = self._rewarded(x0, prompt, self.denoiser.num_steps, images.append)
+        return _put(torch.cat(images), drawn, x0.shape[:2], 0), rewards
 
     def settle(self) -> None:
         """Read the checks left on an accelerator, so that no nan passes. Called once, when the search ends."""
@@ -102,24 +109,35 @@ class Engine:
             _refuse_nan(bad, step, prompts)
         self._unread.clear()
 
-    def _rewarded(self, x0: Tensor, prompt: Tensor, step: int, see: Callable[[Tensor], object]) -> Tensor:
-        flat, prompts = x0.flatten(0, 1), self._prompts_of(prompt)
+    def _rewarded(
+        self, x0: Tensor, prompt: Tensor, step: int, see: Callable[[Tensor], object]
+    ) -> tuple[Tensor | None, Tensor]:
+        lead, (x0, prompt, drawn) = x0.shape[:2], self._drawn(x0, prompt)
+        prompts = self._texts(prompt, drawn, lead)
         values = []
-        for rows in _slices(len(flat), self._chunks.reward):
-            images = self._decoded(flat[rows])
-            values.append(self._ask(images, prompts[rows], step).to(x0.device, non_blocking=True))
+        for rows in _slices(len(x0), self._chunks.reward):
+            images = self._decoded(x0[rows])
+            values.append(self._ask(self._reward, images, prompts[rows], step).to(x0.device, non_blocking=True))
             see(images)
-        return torch.cat(values).unflatten(0, x0.shape[:2])
+        return drawn, _put(torch.cat(values), drawn, lead, -torch.inf)
+
+    def _drawn(self, x: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`[B, N, ...]` -> the flat rows that were drawn, and where they are (None: everywhere)."""
+        x, prompt = x.flatten(0, 1), prompt.flatten()
+        if not self.ragged:  # looking would wait for the device
+            return x, prompt, None
+        drawn = (prompt >= 0).nonzero()[:, 0]
+        return x[drawn], prompt[drawn], drawn
 
     def _decoded(self, x0: Tensor) -> Tensor:
         self._spend(Bill(decodes=len(x0)))
         parts = [self.denoiser.decode(x0[rows]) for rows in _slices(len(x0), self._chunks.decode)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def _ask(self, images: Tensor, prompts: list[str], step: int) -> Tensor:
+    def _ask(self, scorer: Reward, images: Tensor, prompts: list[str], step: int) -> Tensor:
         self._spend(Bill(reward_calls=len(images)))
         try:
-            value = torch.as_tensor(self._reward(images, prompts))
+            value = torch.as_tensor(scorer(images, prompts))
         except Exception as error:
             raise RewardError(f"the reward raised {type(error).__name__}: {error}", step, prompts) from error
         if value.shape != (len(images),):
@@ -139,10 +157,10 @@ class Engine:
         else:
             self._unread.append((bad, step, prompts))
 
-    def _prompts_of(self, prompt: Tensor) -> list[str]:
-        if self._pool and len(self.prompts) > 1:  # their order is known to the device alone: this waits for it
-            return [self.prompts[i] for i in prompt.flatten().tolist()]
-        return [text for text in self.prompts for _ in range(prompt.shape[1])]
+    def _texts(self, prompt: Tensor, drawn: Tensor | None, lead: torch.Size) -> list[str]:
+        if (self._pool and len(self.prompts) > 1) or drawn is not None:  # the device alone knows: this waits for it
+            return [self.prompts[i] for i in prompt.tolist()]
+        return [text for text in self.prompts for _ in range(lead[1])]
 
     def _spend(self, bill: Bill) -> None:
         self.spent = self.spent.plus(bill)
@@ -158,6 +176,14 @@ def _slices(rows: int, size: int | None) -> Iterator[slice]:
     parts = -(-rows // (size or rows))
     bounds = [rows * i // parts for i in range(parts + 1)]
     return (slice(a, b) for a, b in pairwise(bounds))
+
+
+def _put(leaf: Tensor, drawn: Tensor | None, lead: torch.Size, empty: float) -> Tensor:
+    """Flat rows `[R, ...]` -> `[B, N, ...]`, each in its place and `empty` where nothing was drawn."""
+    if drawn is None:
+        return leaf.unflatten(0, lead)
+    full = leaf.new_full((lead.numel(), *leaf.shape[1:]), empty)
+    return full.index_copy_(0, drawn, leaf).unflatten(0, lead)
 
 
 def _refuse_nan(bad: Tensor, step: int, prompts: list[str]) -> None:

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from einops import repeat
 from torch import Tensor
 
-from .contract import Beams, Denoiser, Memory, Method, Prediction, Rng, Scores, map_tree, take
+from .contract import Beams, Denoiser, Method, Rng, take
 from .engine import Chunks, Engine
 from .plan import Bill, Plan
 from .rng import KeyedRng
+from .steps import Step, children, first, in_turn, narrow, reached
 
 __all__ = ["Lineage", "Result", "Step", "search"]
-
-
-class Step(NamedTuple):
-    """What one denoising step did.
-
-    Attributes:
-        step: 0 for the first.
-        alive: beams before it.
-        width: children a beam.
-        values: `[B, N]` of all candidates, or None where nothing was scored.
-    """
-
-    step: int
-    alive: int
-    width: int
-    values: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -77,9 +62,13 @@ class Result:
         log_w: `[B, K]` log importance weights, zeros without a potential.
         trace: one `Step` a denoising step.
         lineage: who descends from whom.
-        bill: what was spent on each group, counted.
-        planned: what `method.bill` promised; the counted one is equal, or less where a method stops early.
+        kl: `[B, K]` KL in nats of the searched path to the pretrained one, as far as the choices made say
+            (`dsearch.core.selection`): 0 for plain sampling; None where it is not known.
+        bill: what was spent on a group, counted; where groups stop early at times of their own, their mean, rounded up.
+        spent: what was spent on all groups together.
+        planned: what `method.bill` promised; the counted one is equal, or less where a search stops early.
         plan: the plan that was run.
+        complete: False where an interrupt cut it short.
     """
 
     images: Tensor
@@ -89,9 +78,17 @@ class Result:
     log_w: Tensor
     trace: list[Step]
     lineage: Lineage
+    kl: Tensor | None
     bill: Bill
+    spent: Bill
     planned: Bill
     plan: Plan
+    complete: bool
+
+    @property
+    def log_z(self) -> Tensor:
+        """`[B]` estimate of log E[exp(lam r(x_0))], where a potential has weighed the samples: log mean exp(log_w)."""
+        return torch.logsumexp(self.log_w, dim=-1) - math.log(self.log_w.shape[-1])
 
 
 Callback = Callable[[Step, Beams], object]
@@ -109,6 +106,8 @@ def search(
     chunk: int | None = 32,
     decode_chunk: int | None = 16,
     reward_chunk: int | None = 64,
+    target: float | None = None,
+    keep_on_interrupt: bool = False,
     progress: bool | Callable[..., Any] = False,
     callback: Callback | None = None,
 ) -> Result:
@@ -125,8 +124,13 @@ def search(
         chunk: rows at once through the network; None for all. Chunk sizes do not change the noise.
         decode_chunk: rows at once through the decoder.
         reward_chunk: images at once into the reward.
+        target: a prompt whose best value has reached it draws one child a beam until it falls below; a noise search
+            ends its rounds. What that saves is not spent.
+        keep_on_interrupt: on a KeyboardInterrupt, return the best so far: of the rounds that are complete, or else the
+            posterior means of the beams in progress, which costs no further network row.
         progress: True for a bar over the planned network rows, or a tqdm-like class to make one.
-        callback: called after each step with its `Step` and the surviving `Beams`; what it returns is ignored.
+        callback: called after each step with its `Step` and the surviving `Beams`; what it returns is ignored. A noise
+            search reports the steps of each round, and the clean one once, for all rounds together.
 
     Raises:
         ValueError: for prompts, ids or a plan that cannot be, before anything is spent.
@@ -146,8 +150,9 @@ def search(
     elif ids is not None:
         raise ValueError("ids name the noise of the default source; give ids or rng, not both")
     chunks = Chunks(chunk, decode_chunk, reward_chunk)
-    trace: list[Step] = []
-    lineage: list[Tensor] = []
+    if target is not None and math.isnan(target):
+        raise ValueError("target is nan; give a reward to reach")
+    rounds = 1 if method.rounds is None else method.rounds.count
 
     with _bar(progress, groups * planned.model_calls) as advance, _released(denoiser):
         engine = Engine(
@@ -156,96 +161,177 @@ def search(
             prompts,
             rng=rng,
             pool=method.pool,
+            ragged=target is not None or method.enough is not None,
             chunks=chunks,
             allowance=Bill().plus(planned, groups),
             advance=advance,
         )
-        x = denoiser.start((groups, plan.start), rng)
-        beams = engine.predict(_first(x, len(prompts), method), 0)
-        for i in range(num_steps):
-            noise = denoiser.noise(i, (groups, plan.alive[i], plan.width[i]), rng)
-            x = denoiser.step(beams.x[:, :, None], _spread(beams.pred), i, noise)  # [B, K, w, ...]
-            del noise
-            beams = engine.predict(_children(beams, x), i + 1)  # [B, N, ...]
-            clean = i + 1 == num_steps
-            if clean:
-                images, rewards = engine.finish(beams)
-            values = rewards if clean else method.value(beams, i + 1, engine) if plan.score[i] else None
-            if plan.score[i] and values is not None:
-                beams = _narrow(beams, values, method, plan, i, rng)
-            trace.append(Step(i, plan.alive[i], plan.width[i], values))
-            lineage.append(beams.child)
+        run = _Run(engine, method, plan.split(rounds), groups, target, keep_on_interrupt, callback)
+        parts, complete = _rounds(run, rng)
+        found = _merged(parts)
+        beams = found.beams
+        if found.clean:
+            if plan.score[-1]:
+                beams = narrow(beams, found.rewards, method, plan, num_steps - 1, rng)
+            found.lineage.append(beams.child)
             if callback is not None:
-                callback(trace[-1], beams)
+                callback(found.trace[-1], beams)
         engine.settle()
 
-    rewards = take(rewards, beams.child)
+    rewards = take(found.rewards, beams.child)
     order = rewards.argsort(dim=-1, descending=True, stable=True)
     beams = beams.take(order)
+    unknown = method.rounds is not None and not method.rounds.independent
     return Result(
-        images=take(images, beams.child),
+        images=take(found.images, beams.child),
         rewards=take(rewards, order),
         latents=beams.x,
         prompts=[[prompts[p] for p in group] for group in beams.prompt.tolist()],
         log_w=beams.log_w,
-        trace=trace,
-        lineage=Lineage(tuple(lineage), plan.width, order),
-        bill=Bill(*(spent // groups for spent in engine.spent)),
+        trace=found.trace,
+        lineage=Lineage(tuple(found.lineage), tuple(step.width for step in found.trace), order),
+        kl=None if unknown or beams.kl.isnan().any() else beams.kl,
+        bill=Bill(*(-(-spent // groups) for spent in engine.spent)),
+        spent=engine.spent,
         planned=planned,
         plan=plan,
+        complete=complete,
     )
 
 
-def _first(x: Tensor, prompts: int, method: Method) -> Beams:
-    """Pure noise `[B, K, ...]` -> beams that were never predicted or scored."""
-    groups, beams = x.shape[:2]
-    index = torch.arange(beams, device=x.device).repeat(groups, 1)
-    nothing = torch.zeros(groups, beams, device=x.device)
-    group = torch.arange(groups, device=x.device)[:, None].expand(groups, beams)
-    return Beams(
-        x=x,
-        pred=Prediction(None, x),
-        value=torch.full_like(nothing, torch.nan),
-        log_w=nothing,
-        memory=method.potential.initial((groups, beams), x.device),
-        prompt=index % prompts if method.pool else group,
-        child=index,
+class _Run(NamedTuple):
+    """What all rounds of a search share."""
+
+    engine: Engine
+    method: Method
+    plan: Plan  # of one round
+    groups: int
+    target: float | None
+    keep_on_interrupt: bool
+    callback: Callback | None
+
+
+class _Found(NamedTuple):
+    """What a run from x_T to the clean end found: its candidates there, all of them, and how it came to them."""
+
+    beams: Beams
+    images: Tensor
+    rewards: Tensor
+    trace: list[Step]
+    lineage: list[Tensor]  # of all steps but the last, whose choice is still to come
+    clean: bool = True  # or else cut short, with nothing left to choose
+
+
+def _rounds(run: _Run, rng: Rng) -> tuple[list[_Found], bool]:
+    """Runs of the plan one after another, each with noise of its own, and whether none was interrupted."""
+    if run.method.rounds is None:
+        found = _descend(run, rng)
+        return [found], found.clean
+    source, rounds = run.method.rounds.source(rng), list[_Found]()
+    asleep = torch.zeros(run.groups, dtype=torch.bool)
+    for _ in range(run.method.rounds.count):
+        run.engine.rng = source.next(rounds[-1].rewards if rounds else None)
+        try:
+            # A round that is cut short is worth less than those before it, so only the first tries to save it.
+            keep = run.keep_on_interrupt and not rounds
+            rounds.append(_descend(run._replace(keep_on_interrupt=keep), run.engine.rng, asleep))
+        except KeyboardInterrupt:
+            if not (run.keep_on_interrupt and rounds):
+                raise
+            return rounds, False
+        if not rounds[-1].clean:
+            return rounds, False
+        if run.target is not None:
+            asleep = asleep | (rounds[-1].rewards >= run.target).any(dim=1).cpu()
+            if asleep.all():
+                break
+    return rounds, True
+
+
+def _descend(run: _Run, rng: Rng, asleep: Tensor | None = None) -> _Found:
+    """One run of the plan, from x_T to its clean candidates."""
+    engine, method, plan = run.engine, run.method, run.plan
+    beams = first(engine, method, (run.groups, plan.start), rng, asleep)
+    left = torch.zeros_like(beams.prompt)
+    trace, lineage, saved = list[Step](), list[Tensor](), None
+    try:
+        for i in range(plan.num_steps - 1):
+            if method.enough and plan.score[i]:
+                beams, step, left = _in_turn(run, beams, i, left, rng)
+            else:
+                drawn = None if run.target is None else reached(beams, run.target, plan, i)
+                beams = children(engine, beams, i, plan.width[i], rng, drawn)  # [B, N, ...]
+                values = method.value(beams, i + 1, engine) if plan.score[i] else None
+                step = Step(i, plan.alive[i], plan.width[i], values)
+                if values is not None:
+                    beams = narrow(beams, values, method, plan, i, rng)
+            trace.append(step)
+            lineage.append(beams.child)
+            saved = i + 1, beams
+            if run.callback is not None:
+                run.callback(step, beams)
+        i = plan.num_steps - 1
+        drawn = None if run.target is None else reached(beams, run.target, plan, i)
+        clean = children(engine, beams, i, plan.width[i], rng, drawn)
+        images, rewards = engine.finish(clean.pred.x0, clean.prompt)
+        trace.append(Step(i, plan.alive[i], plan.width[i], rewards))
+    except KeyboardInterrupt:
+        if not run.keep_on_interrupt or saved is None:
+            raise
+        return _cut_short(run, *saved, trace, lineage)
+    return _Found(clean, images, rewards, trace, lineage)
+
+
+def _in_turn(run: _Run, beams: Beams, i: int, left: Tensor, rng: Rng) -> tuple[Beams, Step, Tensor]:
+    """A step of a rollover budget: its own width is added to what is left of earlier ones."""
+    method, plan = run.method, run.plan
+    assert method.enough is not None
+    left = left + plan.width[i]
+    reach = 1 + sum(w - 1 for w, scored in zip(plan.width[: i + 1], plan.score, strict=False) if scored)
+    allowed = left
+    if run.target is not None:
+        allowed = torch.where((beams.value >= run.target).any(dim=1, keepdim=True), 1, left)
+    drawn = in_turn(run.engine, method, beams, i, allowed, reach, rng, method.enough)
+    return drawn.survivors, Step(i, plan.alive[i], reach, drawn.values), left - allowed + drawn.left
+
+
+def _cut_short(run: _Run, steps: int, beams: Beams, trace: list[Step], lineage: list[Tensor]) -> _Found:
+    """The posterior means of the best of the beams in progress: as many as the plan would have returned."""
+    keep = min(run.plan.keep[-1], beams.prompt.shape[1])
+    ranked = beams.value.nan_to_num(nan=-torch.inf).argsort(dim=-1, descending=True, stable=True)
+    beams = beams.take(ranked[:, :keep].sort(dim=-1).values)
+    x0 = beams.pred.x0
+    images, rewards = run.engine.finish(x0, beams.prompt)
+    lineage = [*lineage[: steps - 1], beams.child]
+    own = torch.arange(keep, device=x0.device).expand_as(beams.child)  # rows of `images`, no candidates of a step
+    return _Found(replace(beams, x=x0, child=own), images, rewards, trace[:steps], lineage, clean=False)
+
+
+def _merged(rounds: list[_Found]) -> _Found:
+    """The candidates of all rounds as those of one run with that many more beams."""
+    one, k = rounds[0], len(rounds)
+    if k == 1:
+        return one
+
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts), dim=1)
+
+    def renumbered(parts: Sequence[Tensor], n: int) -> Tensor:
+        return joined([child + r * n for r, child in enumerate(parts)])
+
+    steps = list(zip(*(found.trace for found in rounds), strict=True))
+    rows = [s.alive * s.width for s in one.trace]
+    beams = one.beams.beside(*(found.beams for found in rounds[1:]))
+    return _Found(
+        replace(beams, child=renumbered([found.beams.child for found in rounds], rows[-1])),
+        joined([found.images for found in rounds]),
+        joined([found.rewards for found in rounds]),
+        [
+            Step(s[0].step, k * s[0].alive, s[0].width, None if s[0].values is None else joined([t.values for t in s]))
+            for s in steps
+        ],
+        [renumbered(parts, n) for parts, n in zip(zip(*(f.lineage for f in rounds), strict=True), rows, strict=False)],
     )
-
-
-def _spread(pred: Prediction) -> Prediction:
-    """`[B, K, ...]` -> `[B, K, 1, ...]`: a parent meets its children by broadcasting, not by copies."""
-    return map_tree(lambda leaf: leaf[:, :, None], pred)
-
-
-def _children(beams: Beams, x: Tensor) -> Beams:
-    """Parents and their children's samples `[B, K, w, ...]` -> the N candidates; light leaves are repeated."""
-    width, candidates = x.shape[2], x.shape[1] * x.shape[2]
-
-    def siblings(leaf: Tensor) -> Tensor:
-        return repeat(leaf, "b k ... -> b (k w) ...", w=width)
-
-    light: tuple[Tensor, Tensor, Memory, Tensor] = (beams.value, beams.log_w, beams.memory, beams.prompt)
-    value, log_w, memory, prompt = map_tree(siblings, light)
-    x = x.flatten(1, 2)
-    child = torch.arange(candidates, device=x.device).repeat(x.shape[0], 1)
-    return Beams(x, Prediction(None, x), value, log_w, memory, prompt, child)
-
-
-def _narrow(children: Beams, value: Tensor, method: Method, plan: Plan, i: int, rng: Rng) -> Beams:
-    """Candidates and their values `[B, N]` -> the survivors: weigh, choose, gather everything."""
-    final = i + 1 == plan.num_steps
-    scores = Scores(value, children.value, children.log_w, children.memory, i + 1, plan.width[i], final)
-    increment, memory = method.potential(scores)
-    scores = replace(scores, log_w=scores.log_w + increment, memory=memory)
-    choice = method.select(scores, plan.keep[i], rng)
-    if choice.index.shape != (len(value), plan.keep[i]):
-        raise ValueError(
-            f"{method.name} chose {tuple(choice.index.shape)} candidates at step {i}, "
-            f"but its plan keeps {(len(value), plan.keep[i])}; its selector must return `keep` indices a group"
-        )
-    survivors = replace(children, value=value, memory=memory).take(choice.index)
-    return replace(survivors, log_w=choice.log_w)
 
 
 def _checked(prompts: str | Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ __all__ = [
     "dsearch_plan",
     "flip",
     "largest",
+    "pruning_plan",
     "search_probability",
     "share",
     "uniform_plan",
@@ -27,6 +28,7 @@ __all__ = [
 Drop = Literal["exponential", "linear", "quadratic", "sigmoid", "none"]
 Search = Literal["all", "uniform", "linear", "exponential"]
 Coins = int | Sequence[float]
+T = TypeVar("T")
 
 
 class Bill(NamedTuple):
@@ -63,7 +65,7 @@ class Plan:
         start: beams at x_T.
         width: children a beam at step i.
         keep: beams alive after step i.
-        score: whether the value is asked at step i; where not, width is 1 and all are kept.
+        score: whether the value is asked at step i; where not, all children are kept.
 
     Raises:
         ValueError: naming the step, the value and the bound.
@@ -94,10 +96,10 @@ class Plan:
                 raise ValueError(f"score at step {i} is {score!r}; it must be True or False")
             if keep > alive * width:
                 raise ValueError(f"keep={keep} exceeds {alive * width} children at step {i}; raise width or lower keep")
-            if not score and (width, keep) != (1, alive):
+            if not score and keep != alive * width:
                 raise ValueError(
-                    f"step {i} is not scored, so it takes width=1 and keeps all {alive} beams, "
-                    f"not width={width} and keep={keep}; score it, or leave it plain"
+                    f"step {i} is not scored, so it keeps all {alive * width} children, not keep={keep}; "
+                    "score it, or keep all"
                 )
 
     @property
@@ -114,6 +116,18 @@ class Plan:
     def rows(self) -> tuple[int, ...]:
         """Candidates of each step, `alive * width`."""
         return tuple(a * w for a, w in zip(self.alive, self.width, strict=True))
+
+    def split(self, parts: int) -> Plan:
+        """One of `parts` equal shares of the beams; the clean candidates of a share are all kept.
+
+        Raises:
+            ValueError: where the beams of a step do not divide.
+        """
+        odd = [n for n in (self.start, *self.keep[:-1]) if n % parts]
+        if odd:
+            raise ValueError(f"{odd[0]} beams do not divide into {parts} rounds; take a multiple")
+        keep = (*(k // parts for k in self.keep[:-1]), self.rows[-1] // parts)
+        return Plan(self.start // parts, self.width, keep, self.score)
 
     @property
     def model_calls(self) -> int:
@@ -276,25 +290,67 @@ def share(budget: int, beams: int) -> int:
     return budget // beams
 
 
-def dsearch_plan(num_steps: int, beams: int, keep: int, budget: int, drop: Drop, search: Search, coins: Coins) -> Plan:
+def dsearch_plan(
+    num_steps: int,
+    beams: int,
+    keep: int,
+    budget: int,
+    drop: Drop | Sequence[int],
+    search: Search | Sequence[bool],
+    coins: Coins,
+    max_width: int | None = None,
+) -> Plan:
     """DSearch's own form: at searching steps `budget // alive` children a beam, then down to the drop schedule.
 
     Steps that do not search cost one plain row a beam and drop nothing. The clean step is scored at width 1 and
-    prunes to `keep`, for an unlucky last coin would leave beams over. No step exceeds `budget` rows.
+    prunes to `keep`, for an unlucky last coin would leave beams over. No step exceeds `budget` rows. `drop` and
+    `search` may also give the beams after, and whether there is a search at, each step but the last; `max_width`
+    bounds the children a beam.
 
     Raises:
-        ValueError: where the budget is below the beams, or keep above them.
+        ValueError: where the budget is below the beams, or keep above them, or a schedule has another length.
     """
-    target = drop_schedule(drop, beams, keep, num_steps)
+    named = drop_schedule(drop if isinstance(drop, str) else "none", beams, keep, num_steps)
+    target = named if isinstance(drop, str) else _each("drop", drop, num_steps)
     share(budget, beams)
-    on = flip(search, num_steps, coins)
+    on = flip(search, num_steps, coins) if isinstance(search, str) else _each("search", search, num_steps)
     kept = list(accumulate(zip(on, target, strict=True), _drop, initial=beams))
+    most = budget if max_width is None else positive("max_width", max_width)
     return Plan(
         start=beams,
-        width=(*(share(budget, alive) if s else 1 for s, alive in zip(on, kept, strict=False)), 1),
+        width=(*(min(share(budget, alive), most) if s else 1 for s, alive in zip(on, kept, strict=False)), 1),
         keep=(*kept[1:], keep),
         score=(*on, True),
     )
+
+
+def _each(name: str, schedule: Sequence[T], num_steps: int) -> tuple[T, ...]:
+    if len(schedule) != num_steps - 1:
+        raise ValueError(
+            f"{name} names {len(schedule)} steps; a run of {num_steps} has {num_steps - 1} before the last"
+        )
+    return tuple(schedule)
+
+
+def pruning_plan(num_steps: int, beams: int, drops: Sequence[tuple[float, int]], keep: int = 1) -> Plan:
+    """`beams` that never branch, pruned to `n` when a fraction `f` of the steps is done, for each (f, n) of `drops`.
+
+    The network has then seen each of them ceil(f T) times, so that beams 2N, N after 1/4 and N/2 after 1/2 of the
+    steps cost N T rows where 4 divides T. A fraction that comes before the first step drops after it. The clean
+    candidates are scored and pruned to `keep`.
+
+    Raises:
+        ValueError: where fractions do not rise within (0, 1), or beams do not fall.
+    """
+    fractions, sizes = [f for f, _ in drops], [beams, *(n for _, n in drops), keep]
+    if fractions != sorted(set(fractions)) or any(not 0 < f < 1 for f in fractions):
+        raise ValueError(f"drops at {fractions} of the steps; the fractions must rise within (0, 1)")
+    if sizes != sorted(sizes, reverse=True):
+        raise ValueError(f"beams fall {sizes}; each number must be at most the one before it")
+    idle = positive("num_steps", num_steps) - 1
+    at = {min(max(1, math.ceil(f * num_steps - 1e-9) - 1), idle) - 1: n for f, n in drops if idle}
+    kept = list(accumulate(range(idle), lambda alive, i: at.get(i, alive), initial=beams))
+    return Plan(beams, (1,) * num_steps, (*kept[1:], keep), (*(i in at for i in range(idle)), True))
 
 
 def _drop(alive: int, step: tuple[bool, int]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .contract import Rng
 from .rng import invert_cdf, move
 
-__all__ = ["Resampler", "ess", "multinomial", "systematic"]
+__all__ = ["SCHEMES", "Resampler", "ess", "multinomial", "residual", "stratified", "systematic"]
 
 Resampler = Callable[[Tensor, int, Rng, int], Tensor]
 
@@ -29,8 +29,36 @@ def multinomial(log_w: Tensor, n: int, rng: Rng, step: int) -> Tensor:
     return rng.categorical("resample", step, log_w, n)
 
 
+def stratified(log_w: Tensor, n: int, rng: Rng, step: int) -> Tensor:
+    """One uniform in each of n equal strata (Kitagawa 1996): independent, yet evenly spread; in ascending order."""
+    return invert_cdf(log_w, _points(log_w, n, rng, step, n))
+
+
+def residual(log_w: Tensor, n: int, rng: Rng, step: int) -> Tensor:
+    """floor(n w) copies of each, and the rest drawn from what was cut off (Liu and Chen 1998)."""
+    share = n * torch.softmax(log_w.double(), dim=-1)
+    sure = share.floor()
+    drawn = rng.categorical("resample", step, (share - sure).log(), n)
+    position = torch.arange(n, device=log_w.device, dtype=torch.float64).expand(len(log_w), n)
+    copied = torch.searchsorted(sure.cumsum(dim=-1), position.contiguous(), right=True)
+    return torch.where(position < sure.sum(dim=-1, keepdim=True), copied, drawn)
+
+
 def systematic(log_w: Tensor, n: int, rng: Rng, step: int) -> Tensor:
     """One uniform a group, n evenly spaced points (Kitagawa 1996): floor or ceil of n w copies, in ascending order."""
-    u = move(rng.uniform("resample", step, (log_w.shape[0], 1)), log_w.device)
-    points = (torch.arange(n, device=log_w.device, dtype=torch.float64) + u) / n
-    return invert_cdf(log_w, points)
+    return invert_cdf(log_w, _points(log_w, n, rng, step, 1))
+
+
+SCHEMES: dict[str, Resampler] = {
+    "multinomial": multinomial,
+    "stratified": stratified,
+    "systematic": systematic,
+    "residual": residual,
+}
+"""The schemes by name."""
+
+
+def _points(log_w: Tensor, n: int, rng: Rng, step: int, uniforms: int) -> Tensor:
+    """`[B, n]` points of [0, 1), one in each of n strata, moved by one uniform together or by one each."""
+    u = move(rng.uniform("resample", step, (log_w.shape[0], uniforms)), log_w.device)
+    return (torch.arange(n, device=log_w.device, dtype=torch.float64) + u) / n

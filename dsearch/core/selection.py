@@ -1,4 +1,10 @@
-"""Selectors: which candidates live on. They see scores and return indices, never samples."""
+"""Selectors: which candidates live on. They see scores and return indices, never samples.
+
+Each also says by how many nats its law differs from an indifferent choice (`Choice.kl`). Added along a path they are
+the KL of the searched path to the pretrained one: exactly so where every beam keeps the best of w children whose values
+do not tie, log w - (w-1)/w a step (Beirami et al. 2024, arXiv 2401.01879); for choices drawn by weights, an estimate
+that is exact in the limit of many candidates; for pruning to k of N, the bound log(N/k).
+"""
 
 from __future__ import annotations
 
@@ -12,13 +18,22 @@ from .contract import Choice, Rng, Scores, Selector, take
 from .resample import Resampler, ess, systematic
 from .rng import invert_cdf, move
 
-__all__ = ["best_child", "chain", "replace_worst", "resample", "softmax_child", "top_k"]
+__all__ = ["best_child", "best_of_each", "chain", "replace_worst", "resample", "softmax_child", "top_k"]
 
 
 def best_child(scores: Scores, keep: int, rng: Rng) -> Choice:
     """The best child of each beam, K of N = K w; the lowest index wins a tie. `keep` is not used."""
-    best = rearrange(scores.value, "b (k w) -> b k w", w=scores.width).argmax(dim=-1)
-    return _choose(scores, _child(best, scores.width))
+    return best_of_each(scores.width)(scores, keep, rng)
+
+
+def best_of_each(size: int) -> Selector:
+    """The best of every `size` adjacent candidates, which descend from one beam; the lowest index wins a tie."""
+
+    def select(scores: Scores, keep: int, rng: Rng) -> Choice:
+        best = rearrange(scores.value, "b (k w) -> b k w", w=size).argmax(dim=-1)
+        return _choose(scores, _child(best, size), _best_of(size))
+
+    return select
 
 
 def softmax_child(temperature: float) -> Selector:
@@ -33,16 +48,18 @@ def softmax_child(temperature: float) -> Selector:
     def select(scores: Scores, keep: int, rng: Rng) -> Choice:
         siblings = rearrange(scores.value, "b (k w) -> b k w", w=scores.width) / temperature
         u = move(rng.uniform("child", scores.step, siblings.shape[:2]), siblings.device)
-        return _choose(scores, _child(invert_cdf(siblings, u[..., None])[..., 0], scores.width))
+        kl = _nats(siblings.double().softmax(dim=-1))
+        return _choose(scores, _child(invert_cdf(siblings, u[..., None])[..., 0], scores.width), kl)
 
     return select
 
 
-def top_k(sort: bool = False) -> Selector:
+def top_k(sort: bool = False, independent: bool = False) -> Selector:
     """The `keep` best of all candidates; the lowest index wins a tie.
 
     Indices ascend, so that beams keep their order. With `sort`, they come by descending value where any candidate is
-    dropped, as in the published code.
+    dropped, as in the published code. `independent` says that the candidates share no noise and no earlier choice, so
+    that the KL of the best one is known exactly.
     """
 
     def select(scores: Scores, keep: int, rng: Rng) -> Choice:
@@ -50,7 +67,9 @@ def top_k(sort: bool = False) -> Selector:
         if keep == ranked.shape[1]:
             ranked = ranked.sort(dim=-1).values
         kept = ranked[:, :keep]
-        return _choose(scores, kept if sort else kept.sort(dim=-1).values)
+        n = ranked.shape[1]
+        kl = _best_of(n) if independent and keep == 1 else math.log(n / keep)
+        return _choose(scores, kept if sort else kept.sort(dim=-1).values, kl)
 
     return select
 
@@ -76,8 +95,12 @@ def replace_worst(rate: float, temperature: float = 1.0, zscore: bool = True) ->
         worst_first = scores.value.argsort(dim=-1, stable=True)
         rest = worst_first[:, n:].sort(dim=-1).values
         value = standardised(scores.value) if zscore else scores.value
-        drawn = rng.categorical("replace", scores.step, take(value, rest) / temperature, n)
-        return _choose(scores, torch.cat([rest, take(rest, drawn)], dim=1))
+        log_p = take(value, rest) / temperature
+        drawn = rng.categorical("replace", scores.step, log_p, n)
+        # One of the beams after it, picked at random: a survivor, or a draw.
+        law = (1 + n * log_p.double().softmax(dim=-1)) / beams
+        kl = (law * (beams * law).log()).sum(dim=-1, keepdim=True)
+        return _choose(scores, torch.cat([rest, take(rest, drawn)], dim=1), kl)
 
     return select
 
@@ -118,23 +141,30 @@ def resample(scheme: Resampler = systematic, ess_below: float = 1.0) -> Selector
     """Draw the candidates by their weights; where a group's ESS is at least `ess_below * N` it is left alone.
 
     After a draw a group's weights are equal (their mean is kept, so that the product still estimates Z); a skipped
-    group keeps its own. A skip needs `keep == N`.
+    group keeps its own. A skip needs `keep == N`. At the clean end nothing is drawn where all are kept: a weighted
+    sample says more than one drawn from it.
     """
     if not 0 < ess_below <= 1:
         raise ValueError(f"ess_below={ess_below} is outside (0, 1]; 1 resamples at every scored step")
 
     def select(scores: Scores, keep: int, rng: Rng) -> Choice:
         n = scores.log_w.shape[1]
+        if scores.final and keep == n:
+            return Choice(_all(scores), scores.log_w, torch.zeros_like(scores.log_w))
         index = scheme(scores.log_w, keep, rng, scores.step)
         level = torch.logsumexp(scores.log_w, dim=-1, keepdim=True) - math.log(n)
         log_w = level.expand(-1, keep)
+        kl = _nats(scores.log_w.double().softmax(dim=-1))[:, None].expand(-1, keep)
         if ess_below == 1:
-            return Choice(index, log_w)
+            return Choice(index, log_w, kl)
         if keep != n:
             raise ValueError(f"ess_below={ess_below} keeps whole groups, but keep={keep} of {n}; set ess_below=1")
         skip = (ess(scores.log_w) >= ess_below * n)[:, None]
-        same = torch.arange(n, device=index.device).expand_as(index)
-        return Choice(torch.where(skip, same, index), torch.where(skip, scores.log_w, log_w))
+        return Choice(
+            torch.where(skip, _all(scores), index),
+            torch.where(skip, scores.log_w, log_w),
+            torch.where(skip, 0, kl),
+        )
 
     return select
 
@@ -148,7 +178,8 @@ def chain(*selectors: Selector) -> Selector:
         choice = selectors[0](scores, keep, rng)
         for following in selectors[1:]:
             inner = following(scores.take(choice.index), keep, rng)
-            choice = Choice(take(choice.index, inner.index), inner.log_w)
+            kl = None if choice.kl is None or inner.kl is None else take(choice.kl, inner.index) + inner.kl
+            choice = Choice(take(choice.index, inner.index), inner.log_w, kl)
         return choice
 
     return select
@@ -159,5 +190,22 @@ def _child(child: Tensor, width: int) -> Tensor:
     return torch.arange(child.shape[1], device=child.device) * width + child
 
 
-def _choose(scores: Scores, index: Tensor) -> Choice:
-    return Choice(index, take(scores.log_w, index))
+def _all(scores: Scores) -> Tensor:
+    """`[B, N]`, every candidate in its place."""
+    return torch.arange(scores.log_w.shape[1], device=scores.log_w.device).expand(scores.log_w.shape)
+
+
+def _choose(scores: Scores, index: Tensor, kl: Tensor | float) -> Choice:
+    log_w = take(scores.log_w, index)
+    kl = torch.as_tensor(kl, dtype=torch.float64, device=index.device)
+    return Choice(index, log_w, kl.expand(index.shape))
+
+
+def _best_of(n: int) -> float:
+    """KL of the best of n independent candidates to any one of them: log n - (n-1)/n."""
+    return math.log(n) - (n - 1) / n
+
+
+def _nats(p: Tensor) -> Tensor:
+    """`[..., N]` probabilities -> `[...]` their KL to the uniform law, sum p log(N p)."""
+    return torch.special.xlogy(p, p * p.shape[-1]).sum(dim=-1)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 
-from .contract import Beams
+from .contract import Beams, Prediction, Rng, map_tree
 from .engine import Engine
-from .plan import Bill
+from .plan import Bill, one_of, positive
 
-__all__ = ["PosteriorMean", "posterior_mean"]
+__all__ = ["Learned", "Lookahead", "PosteriorMean", "learned", "lookahead", "posterior_mean"]
 
 
 class PosteriorMean:
@@ -27,3 +33,97 @@ class PosteriorMean:
 
 
 posterior_mean = PosteriorMean()
+
+Reduce = Literal["mean", "max", "soft"]
+
+
+class Lookahead:
+    """v(x_t) from M rollouts of K pretrained steps, each rewarded at its posterior mean (Li et al. 2025, 2503.02039).
+
+    A rollout that reaches the clean end is rewarded there. Rollouts have noise of their own, apart from the search's.
+
+    Args:
+        steps: K; 0 is the posterior mean.
+        rollouts: M.
+        deterministic: roll out without noise, by the model's `deterministic` step; M is then 1.
+        over: the mean of the rollouts, their max, or "soft": alpha log mean exp(r / alpha), the soft value of SVDD,
+            whose logarithm makes few rollouts underestimate it.
+        alpha: the temperature of "soft", in units of the reward.
+
+    Raises:
+        ValueError: naming the value and the bound.
+    """
+
+    def __init__(
+        self, steps: int, rollouts: int = 1, deterministic: bool = False, over: Reduce = "mean", alpha: float = 1.0
+    ) -> None:
+        self.steps, self.rollouts = positive("steps", steps, at_least=0), positive("rollouts", rollouts)
+        one_of("over", over, Reduce)
+        if not (alpha > 0 and math.isfinite(alpha)):
+            raise ValueError(f"alpha={alpha} must be above 0 and finite")
+        if rollouts > 1 and (deterministic or steps == 0):
+            raise ValueError(f"rollouts={rollouts} without noise are all equal; take 1, or stochastic steps")
+        self.deterministic, self.over, self.alpha = deterministic, over, alpha
+
+    def __call__(self, children: Beams, step: int, engine: Engine) -> Tensor:
+        """Candidates `[B, N, ...]` -> `[B, N]`."""
+        x, pred, prompt = children.x, children.pred, children.prompt
+        rng, split = engine.rng.under(f"lookahead from {step}"), self.rollouts  # the first step makes the M rollouts
+        for level in range(step, self._end(step, engine.denoiser.num_steps)):
+            x = self._stepped(x, pred, level, split, engine, rng).flatten(1, 2)
+            prompt = repeat(prompt, "b n -> b (n m)", m=split)
+            pred, split = engine.predict(x, prompt, level + 1), 1
+        return self._over(rearrange(engine.reward(pred.x0, prompt, step), "b (n m) -> b n m", m=self.rollouts))
+
+    def cost(self, step: int, num_steps: int) -> Bill:
+        """A row for each step of each rollout (the clean end needs none), a decode and a reward for each rollout."""
+        end = self._end(step, num_steps)
+        rows = min(end, num_steps - 1) - min(step, num_steps - 1)
+        return Bill(self.rollouts * rows, self.rollouts, self.rollouts)
+
+    def _end(self, step: int, num_steps: int) -> int:
+        return min(step + self.steps, num_steps)
+
+    def _stepped(self, x: Tensor, pred: Prediction, level: int, split: int, engine: Engine, rng: Rng) -> Tensor:
+        """`[B, N, ...]` -> `[B, N, split, ...]`."""
+        x, pred = map_tree(lambda leaf: leaf[:, :, None], (x, pred))
+        if not self.deterministic:
+            noise = engine.denoiser.noise(level, (x.shape[0], x.shape[1], split), rng)
+            return engine.denoiser.step(x, pred, level, noise)
+        step = getattr(engine.denoiser, "deterministic", None)
+        if step is None:
+            raise TypeError(f"{type(engine.denoiser).__name__} has no deterministic step; use stochastic rollouts")
+        return step(x, pred, level)
+
+    def _over(self, ends: Tensor) -> Tensor:
+        """`[B, N, M]` -> `[B, N]`."""
+        if self.over != "soft":
+            return reduce(ends, "b n m -> b n", self.over)
+        return self.alpha * (torch.logsumexp(ends / self.alpha, dim=-1) - math.log(self.rollouts))
+
+
+lookahead = Lookahead
+
+
+class Learned:
+    """v(x_t, t) from a network trained on the final rewards of the pretrained model's own runs (SVDD-MC, 2408.08252).
+
+    A candidate costs one reward call, for a network that scores is a reward; nothing is decoded.
+
+    Args:
+        network: `(x [R, ...], step, R prompts) -> [R]`, of noisy samples at a level from 1 to num_steps - 1.
+    """
+
+    def __init__(self, network: Callable[[Tensor, int, list[str]], Tensor]) -> None:
+        self.network = network
+
+    def __call__(self, children: Beams, step: int, engine: Engine) -> Tensor:
+        """Candidates `[B, N, ...]` -> `[B, N]`."""
+        return engine.score(lambda x, prompts: self.network(x, step, prompts), children.x, children.prompt, step)
+
+    def cost(self, step: int, num_steps: int) -> Bill:
+        """One reward call."""
+        return Bill(0, 0, 1)
+
+
+learned = Learned

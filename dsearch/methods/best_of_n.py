@@ -1,8 +1,9 @@
 """Best-of-N."""
 
-from ..core import potential, selection, value
+from ..core import potential, selection
 from ..core.contract import Method, Reward
 from ..core.plan import Plan, positive
+from ..core.value import posterior_mean
 
 __all__ = ["best_of_n"]
 
@@ -25,7 +26,15 @@ def best_of_n(reward: Reward, n: int = 4, keep: int = 1) -> Method:
         idle = num_steps - 1
         return Plan(n, (1,) * num_steps, (*(n,) * idle, keep), (*(False,) * idle, True))
 
-    return Method(plan, reward, value.posterior_mean, potential.none, selection.top_k(), name="best_of_n")
+    return Method(
+        plan=plan,
+        reward=reward,
+        value=posterior_mean,
+        potential=potential.none,
+        select=selection.top_k(independent=True),
+        name="best_of_n",
+        sized=lambda size: best_of_n(reward, size, min(keep, size)),
+    )
 
 
 def example(reward: Reward) -> Method:

@@ -1,8 +1,11 @@
 """DSearch: dynamic search (Li et al. 2025, arXiv 2503.02039)."""
 
-from ..core import potential, selection, value
-from ..core.contract import Method, Reward
-from ..core.plan import Coins, Drop, Search, dsearch_plan
+from collections.abc import Sequence
+
+from ..core import potential, selection
+from ..core.contract import Method, Reward, Value
+from ..core.plan import Coins, Drop, Plan, Search, dsearch_plan
+from ..core.value import posterior_mean
 
 __all__ = ["dsearch"]
 
@@ -12,9 +15,12 @@ def dsearch(
     beams: int = 5,
     keep: int = 1,
     budget: int = 25,
-    drop: Drop = "exponential",
-    search: Search = "exponential",
+    drop: Drop | Sequence[int] = "exponential",
+    search: Search | Sequence[bool] = "exponential",
     coins: Coins = 0,
+    max_width: int | None = None,
+    *,
+    value: Value = posterior_mean,
 ) -> Method:
     """DSearch: many beams with few children early, few beams with many children late, at a constant budget.
 
@@ -27,23 +33,37 @@ def dsearch(
         beams: beams a prompt at x_T.
         keep: images a prompt to return.
         budget: rows a step, at least `beams`.
-        drop: the drop schedule: exponential, linear, quadratic, sigmoid or none.
-        search: the search schedule, the probability that a step searches: all, uniform, linear or exponential.
+        drop: the drop schedule: exponential, linear, quadratic, sigmoid or none; or the beams alive after each step
+            but the last.
+        search: the search schedule, the probability that a step searches: all, uniform, linear or exponential; or
+            whether each step but the last does.
         coins: a seed, or recorded uniforms, of the search schedule: the plan is drawn before the run.
+        max_width: most children a beam; 1 never branches.
+        value: how a child's final reward is estimated: the posterior mean's, or the paper's `value.lookahead`.
 
     Raises:
         ValueError: where keep exceeds beams, or beams exceed the budget.
     """
+
+    def resized(size: int) -> Method:
+        """By its rows a step, beams in proportion."""
+        own = min(size, max(keep, round(size * beams / budget)))
+        return dsearch(reward, own, min(keep, own), size, drop, search, coins, max_width, value=value)
+
+    def plan(num_steps: int) -> Plan:
+        return dsearch_plan(num_steps, beams, keep, budget, drop, search, coins, max_width)
+
     method = Method(
-        plan=lambda num_steps: dsearch_plan(num_steps, beams, keep, budget, drop, search, coins),
+        plan=plan,
         reward=reward,
-        value=value.posterior_mean,
+        value=value,
         potential=potential.none,
         select=selection.chain(selection.best_child, selection.top_k()),
         name="dsearch",
+        sized=resized if isinstance(drop, str) else None,
     )
-    method.plan(1)  # bad arguments are refused here, not when the search begins
-    return method
+    named = isinstance(drop, str) and isinstance(search, str)  # else they fit one number of steps only
+    return method.checked() if named else method
 
 
 def example(reward: Reward) -> Method:

@@ -1,8 +1,9 @@
 """DSearch-R: dynamic search with replacement (Li et al. 2025, arXiv 2503.02039)."""
 
-from ..core import potential, selection, value
-from ..core.contract import Method, Reward
+from ..core import potential, selection
+from ..core.contract import Method, Reward, Value
 from ..core.plan import Coins, Search, flip, share, uniform_plan
+from ..core.value import posterior_mean
 
 __all__ = ["dsearch_r"]
 
@@ -16,6 +17,8 @@ def dsearch_r(
     zscore: bool = True,
     search: Search = "exponential",
     coins: Coins = 0,
+    *,
+    value: Value = posterior_mean,
 ) -> Method:
     """DSearch-R: no beam is pruned; the worst are replaced by copies of the rest.
 
@@ -34,6 +37,7 @@ def dsearch_r(
             for aesthetic scores and near argmax for kilobytes.
         search: the search schedule: all, uniform, linear or exponential.
         coins: a seed, or recorded uniforms, of the search schedule.
+        value: how a child's final reward is estimated.
 
     Raises:
         ValueError: where the rate replaces no beam, or beams exceed the budget.
@@ -41,16 +45,21 @@ def dsearch_r(
     width = share(budget, beams)
     selection.replaced(rate, beams)
     replace = selection.replace_worst(rate, temperature, zscore)
-    method = Method(
+
+    def resized(size: int) -> Method:
+        """By its beams, 2 or more, of the same width; few beams are replaced one at a time."""
+        own = max(rate, 1 / (size + 1))
+        return dsearch_r(reward, size + 1, (size + 1) * width, own, temperature, zscore, search, coins, value=value)
+
+    return Method(
         plan=lambda num_steps: uniform_plan(num_steps, beams, width, flip(search, num_steps, coins)),
         reward=reward,
-        value=value.posterior_mean,
+        value=value,
         potential=potential.none,
         select=selection.chain(selection.best_child, replace),
         name="dsearch_r",
-    )
-    method.plan(1)  # bad arguments are refused here, not when the search begins
-    return method
+        sized=resized,
+    ).checked()
 
 
 def example(reward: Reward) -> Method:

@@ -1,8 +1,9 @@
 """Plain sampling."""
 
-from ..core import potential, selection, value
+from ..core import potential, selection
 from ..core.contract import Method, Reward
 from ..core.plan import uniform_plan
+from ..core.value import posterior_mean
 
 __all__ = ["plain"]
 
@@ -14,16 +15,15 @@ def plain(reward: Reward, beams: int = 1) -> Method:
         reward: `(images, prompts) -> [N]`.
         beams: samples a prompt.
     """
-    method = Method(
+    return Method(
         plan=lambda num_steps: uniform_plan(num_steps, beams, search=[False] * (num_steps - 1)),
         reward=reward,
-        value=value.posterior_mean,
+        value=posterior_mean,
         potential=potential.none,
         select=selection.top_k(),
         name="plain",
-    )
-    method.plan(1)  # bad sizes are refused here, not when the search begins
-    return method
+        sized=lambda size: plain(reward, size),
+    ).checked()
 
 
 def example(reward: Reward) -> Method:

@@ -1,9 +1,10 @@
 """DSearch, DSearch-R and SVDD-PM as the published image script runs them."""
 
 from ..core import plan as plans
-from ..core import potential, selection, value
+from ..core import potential, selection
 from ..core.contract import Method, Reward
 from ..core.plan import Coins, Drop, Plan, Search, positive
+from ..core.value import posterior_mean
 
 __all__ = ["published"]
 
@@ -66,17 +67,15 @@ def published(
         idle = num_steps - 1
         return Plan(beams, (*wide, 1), (*kept, alive[-1]), (*(True,) * idle, False))
 
-    method = Method(
+    return Method(
         plan=plan,
         reward=reward,
-        value=value.posterior_mean,
+        value=posterior_mean,
         potential=potential.none,
         select=selection.chain(selection.best_child, narrow),
         pool=True,
         name="published",
-    )
-    method.plan(1)  # bad arguments are refused here, not when the search begins
-    return method
+    ).checked()
 
 
 def example(reward: Reward) -> Method:

@@ -1,14 +1,17 @@
 """SVDD: soft value-based decoding (Li et al. 2024, arXiv 2408.08252)."""
 
-from ..core import potential, selection, value
-from ..core.contract import Method, Reward
+from ..core import potential, selection
+from ..core.contract import Method, Reward, Value
 from ..core.plan import uniform_plan
+from ..core.value import posterior_mean
 
 __all__ = ["svdd"]
 
 
-def svdd(reward: Reward, width: int = 20, beams: int = 1, temperature: float = 0.0) -> Method:
-    """SVDD-PM: `width` children at every step, valued by the reward of their posterior mean; one is kept.
+def svdd(
+    reward: Reward, width: int = 20, beams: int = 1, temperature: float = 0.0, *, value: Value = posterior_mean
+) -> Method:
+    """SVDD: `width` children at every step, valued by the reward of their posterior mean (SVDD-PM); one is kept.
 
     The soft-optimal policy is p(x_{t-1} | x_t) exp(v(x_{t-1}) / alpha) (equation 4 of the paper); its samples are
     approximated by one draw from softmax(v / alpha) over the children, and for alpha = 0 by the best child. The last,
@@ -19,17 +22,17 @@ def svdd(reward: Reward, width: int = 20, beams: int = 1, temperature: float = 0
         width: children a beam, the paper's M.
         beams: independent samples a prompt.
         temperature: the paper's alpha, in units of the reward; 0 takes the best child.
+        value: how a child's final reward is estimated; `value.learned(network)` makes it SVDD-MC.
     """
-    method = Method(
+    return Method(
         plan=lambda num_steps: uniform_plan(num_steps, beams, width),
         reward=reward,
-        value=value.posterior_mean,
+        value=value,
         potential=potential.none,
         select=selection.best_child if temperature == 0 else selection.softmax_child(temperature),
         name="svdd",
-    )
-    method.plan(1)  # bad sizes are refused here, not when the search begins
-    return method
+        sized=lambda size: svdd(reward, size, beams, temperature, value=value),
+    ).checked()
 
 
 def example(reward: Reward) -> Method:

@@ -1,0 +1,152 @@
+"""What one denoising step does: beams become children, children become survivors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from .contract import Beams, Memory, Method, Rng, Scores, map_tree
+from .engine import Engine
+from .plan import Plan
+
+__all__ = ["Step", "children", "first", "in_turn", "narrow", "reached"]
+
+
+class Step(NamedTuple):
+    """What one denoising step did.
+
+    Attributes:
+        step: 0 for the first.
+        alive: beams before it.
+        width: children a beam; with a rollover budget, the most that there could have been.
+        values: `[B, N]` of all candidates, -inf for those that were not drawn; None where nothing was scored.
+    """
+
+    step: int
+    alive: int
+    width: int
+    values: Tensor | None
+
+
+def first(engine: Engine, method: Method, lead: tuple[int, int], rng: Rng, asleep: Tensor | None = None) -> Beams:
+    """Pure noise and what the network says of it; the groups `asleep [B]` are not drawn."""
+    x = engine.denoiser.start(lead, rng)
+    index = torch.arange(lead[1], device=x.device).repeat(lead[0], 1)
+    group = torch.arange(lead[0], device=x.device)[:, None].expand(lead)
+    prompt = index % len(engine.prompts) if method.pool else group
+    if asleep is not None:
+        prompt = torch.where(asleep[:, None], -1, prompt)
+    nothing = torch.zeros(lead, dtype=torch.float64, device=x.device)
+    return Beams(
+        x=x,
+        pred=engine.predict(x, prompt, 0),
+        value=torch.full(lead, torch.nan, device=x.device),
+        log_w=nothing,
+        memory=method.potential.initial(lead, x.device),
+        kl=nothing,
+        prompt=prompt,
+        child=index,
+    )
+
+
+def children(engine: Engine, beams: Beams, step: int, width: int, rng: Rng, drawn: Tensor | None = None) -> Beams:
+    """Beams at level `step` -> their N children at the next, predicted; those not `drawn [B, N]` cost nothing."""
+    denoiser = engine.denoiser
+    noise = denoiser.noise(step, (*beams.prompt.shape, width), rng)
+    # A parent meets its children by broadcasting, not by copies.
+    x = denoiser.step(*map_tree(lambda leaf: leaf[:, :, None], (beams.x, beams.pred)), step, noise)  # [B, K, w, ...]
+    del noise
+    x = x.flatten(1, 2)
+    light: tuple[Tensor, Tensor, Memory, Tensor, Tensor] = (
+        *(beams.value, beams.log_w, beams.memory, beams.kl),
+        beams.prompt,
+    )
+    value, log_w, memory, kl, prompt = map_tree(lambda leaf: repeat(leaf, "b k ... -> b (k w) ...", w=width), light)
+    if drawn is not None:
+        prompt = torch.where(drawn, prompt, -1)
+    child = torch.arange(x.shape[1], device=x.device).repeat(len(x), 1)
+    return Beams(x, engine.predict(x, prompt, step + 1), value, log_w, memory, kl, prompt, child)
+
+
+def narrow(candidates: Beams, value: Tensor, method: Method, plan: Plan, i: int, rng: Rng) -> Beams:
+    """Candidates and their values `[B, N]` -> the survivors of step i: weigh, choose, gather everything."""
+    scores = _scores(candidates, value, i + 1, plan.width[i], plan.num_steps)
+    increment, memory = method.potential(scores)
+    scores = replace(scores, log_w=scores.log_w + increment, memory=memory)
+    keep = min(plan.keep[i], value.shape[1])  # fewer where the rounds of a noise search ended early
+    choice = method.select(scores, keep, rng)
+    if choice.index.shape != (len(value), keep):
+        raise ValueError(
+            f"{method.name} chose {tuple(choice.index.shape)} candidates at step {i}, "
+            f"but its plan keeps {(len(value), keep)}; its selector must return `keep` indices a group"
+        )
+    survivors = replace(candidates, value=value, memory=memory).take(choice.index)
+    kl = survivors.kl + (torch.nan if choice.kl is None else choice.kl)
+    return replace(survivors, log_w=choice.log_w, kl=kl)
+
+
+def reached(beams: Beams, target: float, plan: Plan, i: int) -> Tensor | None:
+    """`[B, N]` the children to draw at step i: in groups whose best value is at `target`, one a beam; None for all."""
+    if plan.width[i] == 1 or plan.keep[i] > plan.alive[i]:
+        return None
+    searching = ~(beams.value >= target).any(dim=1)  # a value that was never asked is nan
+    eldest = torch.arange(plan.rows[i], device=searching.device) % plan.width[i] == 0
+    return searching[:, None] | eldest
+
+
+class Drawn(NamedTuple):
+    """What a step of a rollover budget came to: survivors, all values `[B, K reach]`, and the draws left `[B, K]`."""
+
+    survivors: Beams
+    values: Tensor
+    left: Tensor
+
+
+def in_turn(
+    engine: Engine,
+    method: Method,
+    beams: Beams,
+    step: int,
+    left: Tensor,
+    reach: int,
+    rng: Rng,
+    enough: Callable[[Scores], Tensor],
+) -> Drawn:
+    """One child after another of every beam, until one is `enough` or the beam's draws are `left [B, K]` no more.
+
+    Beams that are done wait without cost for the others. `reach` bounds the draws of any beam.
+    """
+    lead, num_steps = beams.prompt.shape, engine.denoiser.num_steps
+    values = torch.full((*lead, reach), -torch.inf, dtype=beams.value.dtype, device=left.device)
+    done, best = torch.zeros(lead, dtype=torch.bool, device=left.device), beams
+    for j in range(reach):
+        drawing = (left > 0) & ~done
+        if not drawing.any():
+            break
+        child = children(engine, beams, step, 1, rng.under(f"draw {j}"), drawing)
+        value = method.value(child, step + 1, engine)
+        values = values.to(value.dtype)
+        better = drawing & (value > values.amax(dim=-1)) if j else drawing
+        values[..., j] = torch.where(drawing, value, -torch.inf)
+        number = torch.arange(lead[1], device=left.device) * reach + j
+        best = _where(better, replace(child, value=value, child=number.expand(lead)), best)
+        left = left - drawing.long()
+        done = done | (drawing & enough(_scores(child, value, step + 1, 1, num_steps)))
+    survivors = replace(best, kl=torch.full_like(best.kl, torch.nan))
+    return Drawn(survivors, rearrange(values, "b k j -> b (k j)"), left)
+
+
+def _scores(candidates: Beams, value: Tensor, step: int, width: int, num_steps: int) -> Scores:
+    return Scores(value, candidates.value, candidates.log_w, candidates.memory, step, width, num_steps)
+
+
+def _where(mask: Tensor, new: Beams, old: Beams) -> Beams:
+    """Beam by beam the new one where `mask [B, K]`, else the old: every leaf, gathered alike."""
+    k = mask.shape[1]
+    own = torch.arange(k, device=mask.device)
+    return new.beside(old).take(torch.where(mask, own, own + k))

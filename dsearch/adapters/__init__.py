@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from ..discovery import find, modules
 
 if TYPE_CHECKING:
+    from .masked import Masked as Masked
     from .stable_diffusion import StableDiffusion as StableDiffusion
     from .toy import GaussianMixture as GaussianMixture
 

@@ -134,7 +134,7 @@ def tempered(lam: float, schedule: Literal["linear", "geometric"] = "geometric")
 
 
 def adaptive(lam: float, ess_target: float = 0.5) -> Steering:
-    """As `tempered`, each g_i as large as leaves an ESS of `ess_target * N` (Kim et al. 2025; Del Moral et al. 2012)."""
+    """As `tempered`, each g_i as large as leaves an ESS of `ess_target * N` (Del Moral et al. 2012)."""
     if not 0 < ess_target < 1:
         raise ValueError(f"ess_target={ess_target} is outside (0, 1)")
 

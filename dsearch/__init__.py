@@ -10,6 +10,7 @@ from .core.engine import RewardError
 from .core.loop import Lineage, Result, Step, search
 from .core.plan import Bill, Plan
 from .core.rng import KeyedRng
+from .core.tuning import Pilot, pilot
 
 # isort: split
 from . import methods  # last, so that a method's file may import any name above from `dsearch`
@@ -25,6 +26,7 @@ __all__ = [
     "KeyedRng",
     "Lineage",
     "Method",
+    "Pilot",
     "Plan",
     "Potential",
     "Prediction",
@@ -39,5 +41,6 @@ __all__ = [
     "Value",
     "measure",
     "methods",
+    "pilot",
     "search",
 ]

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import __version__, methods
+from .core.budget import Budget, measure
 from .core.contract import Method, Reward
 from .core.loop import Result, search
+from .core.plan import Bill
 
 if TYPE_CHECKING:
     from .adapters import StableDiffusion
@@ -31,12 +34,14 @@ GENERATE = """examples:
   dsearch generate "cat" "panda on a blue background" --method dsearch --reward clip --beams 4 --budget 8
   dsearch generate "a castle" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --reward compressibility --budget 10
   dsearch generate "cat" --method svdd -o temperature=0.1
+  dsearch generate "cat" --method beam --within seconds=20     (measured first, then turned into a plan)
   dsearch generate "cat" --reward my_module:my_reward      (any callable (images, prompts) -> [N])
 """
 PLAN = """examples:
   dsearch plan --method dsearch --steps 50 --beams 5 --budget 25
   dsearch plan --method published -o bs=12 -o oversamplerate=5 -o w=5 -o drop_schedule=exponential
   dsearch plan --method best_of_n --budget 8 --picture plan.png
+  dsearch plan --method fk --within model_calls=400 --within decodes=100 --beside dsearch psp --picture plan.png
 """
 DEMO = """examples:
   dsearch demo                          (the model in the box; minutes on two cores)
@@ -94,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_method(plan)
     plan.add_argument("--steps", type=int, default=50, help="denoising steps (default: %(default)s)")
     plan.add_argument("--picture", type=Path, metavar="PNG", help="draw beams, children and rows of each step")
+    plan.add_argument(
+        "--beside", nargs="*", default=[], metavar="METHOD", help="draw these too, sized to the same network rows"
+    )
 
     demo = command("demo", _demo, "every method at one bill, under two guides: grid, curves and results.json", DEMO)
     _add_model(demo)
@@ -123,14 +131,27 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default="dsearch", choices=sorted(methods.__all__), help="(default: dsearch)")
     parser.add_argument("--beams", type=int, help="beams a prompt")
     parser.add_argument("--budget", type=int, help="rows a step and prompt (best_of_n: n; svdd: children of all beams)")
+    parser.add_argument(
+        "--within",
+        action="append",
+        default=[],
+        metavar="UNIT=N",
+        help="size the method to a bill of model_calls, decodes, reward_calls or (generate only) seconds a prompt",
+    )
     parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="another argument")
 
 
 def _generate(args: argparse.Namespace) -> None:
     if (args.out / "result.json").exists() and not args.overwrite:
         raise UsageError(f"{args.out} holds a result; choose another --out, or pass --overwrite")
-    method = _method(args, _reward(args))
-    denoiser = _denoiser(args)
+    reward = _reward(args)
+    method, denoiser = _method(args, reward), _denoiser(args)
+    budget = _budget(args)
+    if "seconds" in budget:
+        rows = args.chunk or 16
+        budget["prices"] = measure(denoiser, reward, args.prompts, rows=rows)
+        print("measured: " + ", ".join(f"{1000 * s:.2f} ms a {unit}" for unit, s in budget["prices"]._asdict().items()))
+    method = _sized(method, budget, args.steps)
     if args.eta == 0 and max(method.plan(args.steps).width) > 1:
         raise UsageError(f"--eta 0 makes all children of {args.method} equal; set it above 0")
     print(f"{method.name}, {_priced(method, args.steps)}")
@@ -139,7 +160,7 @@ def _generate(args: argparse.Namespace) -> None:
     result = search(denoiser, method, args.prompts, seed=args.seed, progress=sys.stderr.isatty(), **_chunks(args))
     seconds = time.perf_counter() - began
     record = {"seed": args.seed, "method": args.method, "options": _options(args), "reward": args.reward}
-    record |= {"clip": args.clip, **_chunks(args)}
+    record |= {"clip": args.clip, "within": budget, **_chunks(args)}
     _write(result, args.out, {**_about(args), **record, "seconds": round(seconds, 3)})
     for prompts, rewards in zip(result.prompts, result.rewards, strict=True):
         print(f"{float(rewards[0]):10.4f}  {prompts[0]}")
@@ -175,7 +196,10 @@ def _write(result: Result, out: Path, record: dict[str, Any]) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    method = _method(args, lambda images, prompts: images.flatten(1).mean(1))
+    budget = _budget(args)
+    if "seconds" in budget:
+        raise UsageError("--within seconds=... needs a model to measure; use it with generate")
+    method = _sized(_method(args, _unasked), budget, args.steps)
     plan = method.plan(args.steps)
     print("steps      beams  children  rows  scored")
     for (alive, width, score), steps in groupby(
@@ -185,10 +209,41 @@ def _plan(args: argparse.Namespace) -> None:
         span = f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}"
         print(f"{span:9} {alive:6} {width:9} {alive * width:5}  {'yes' if score else 'no'}")
     print(f"ends with {plan.keep[-1]} of {plan.start} beams; {_priced(method, args.steps)}")
+    others = _at_the_bill(method, args.steps)
+    print(f"\nothers within {method.bill(args.steps).model_calls:,} rows of the network:")
+    print(f"{'method':14} {'beams':>6} {'children':>8} {'rows':>8} {'decodes':>8} {'rewards':>8}")
+    for name, other in {args.method: method, **others}.items():
+        own, bill = other.plan(args.steps), other.bill(args.steps)
+        counts = f"{bill.model_calls:8,} {bill.decodes:8,} {bill.reward_calls:8,}"
+        print(f"{name:14} {own.start:6} {max(own.width):8} {counts}")
     if args.picture:
         from .pictures import plan_picture
 
-        plan_picture({method.name: plan}, args.picture)
+        unknown = [name for name in args.beside if name not in others]
+        if unknown:
+            raise UsageError(f"--beside {unknown[0]}: choose among {', '.join(others)}")
+        beside = {name: others[name].plan(args.steps) for name in args.beside}
+        plan_picture({args.method: plan, **beside}, args.picture)
+
+
+def _at_the_bill(method: Method, steps: int) -> dict[str, Method]:
+    """The other methods as they come, each at the largest size within the network rows of this one."""
+    budget, found = Budget(model_calls=method.bill(steps).model_calls), {}
+    for name in sorted(set(methods.__all__) - {method.name}):
+        make = getattr(methods, name)
+        needs = [p for p in inspect.signature(make).parameters.values() if p.default is p.empty]
+        if len(needs) > 1:  # more than a reward
+            continue
+        other = make(_unasked)
+        if other.sized is not None:
+            with suppress(ValueError):  # even its smallest costs more
+                found[name] = other.within(budget, steps)
+    return found
+
+
+def _unasked(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    """The reward of methods that are planned and not run."""
+    raise NotImplementedError
 
 
 def _priced(method: Method, steps: int) -> str:
@@ -224,6 +279,23 @@ def _method(args: argparse.Namespace, reward: Reward) -> Method:
     if unknown:
         raise UsageError(f"{args.method} has no argument {unknown[0]!r}; it has {', '.join(sorted(known))}")
     return make(reward, **options)
+
+
+def _budget(args: argparse.Namespace) -> dict[str, Any]:
+    """`--within` options as arguments of `Budget`."""
+    budget: dict[str, Any] = dict(_option(text) for text in args.within)
+    units = (*Bill._fields, "seconds")
+    unknown = sorted(set(budget) - set(units))
+    if unknown:
+        raise UsageError(f"--within {unknown[0]}=...: choose {', '.join(units)}")
+    for unit, limit in budget.items():
+        if not isinstance(limit, int | float):
+            raise UsageError(f"--within {unit}={limit} is not a number")
+    return budget
+
+
+def _sized(method: Method, budget: dict[str, Any], steps: int) -> Method:
+    return method.within(Budget(**budget), steps) if budget else method
 
 
 def _known(args: argparse.Namespace) -> set[str]:

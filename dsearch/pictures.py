@@ -79,8 +79,8 @@ class Panel(NamedTuple):
     series: Mapping[str, Series]
 
 
-def curves(panels: Sequence[Sequence[Panel]], path: Path) -> None:
-    """Rows of panels, one colour a name throughout, written as a PNG."""
+def curves(panels: Sequence[Sequence[Panel]], path: Path, log_x: bool = False) -> None:
+    """Rows of panels, one colour a name throughout, written as a PNG; `log_x` doubles from tick to tick."""
     plt = _pyplot()
     names = list(dict.fromkeys(name for row in panels for panel in row for name in panel.series))
     colour = {name: f"C{i}" for i, name in enumerate(names)}
@@ -94,7 +94,10 @@ def curves(panels: Sequence[Sequence[Panel]], path: Path) -> None:
             axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
             axis.grid(alpha=0.25)
             axis.legend(fontsize=8)
-            if any(len(series.x) > 1 for series in panel.series.values()):  # steps are whole
+            if log_x:
+                axis.set_xscale("log", base=2)
+                axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+            elif any(len(series.x) > 1 for series in panel.series.values()):  # steps are whole
                 axis.xaxis.get_major_locator().set_params(integer=True)
     figure.tight_layout()
     _save(figure, path)

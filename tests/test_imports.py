@@ -25,6 +25,7 @@ RANK = {
     "dsearch.core.budget": 2,
     "dsearch.core.steps": 3,
     "dsearch.core.loop": 4,
+    "dsearch.core.tuning": 5,
 }
 """A core module imports those of lower rank, or of its own without a circle."""
 

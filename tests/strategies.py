@@ -45,7 +45,8 @@ def group(result, b):
         "ancestor": result.lineage.ancestor()[b],
         "prompts": result.prompts[b],
         "values": [None if step.values is None else step.values[b] for step in result.trace],
-        "bill": result.bill,
+        "kl": None if result.kl is None else result.kl[b],
+        "planned": result.planned,
     }
 
 
@@ -68,6 +69,7 @@ def assert_identical(one, other):
 
 def assert_same_result(one, other):
     assert len(one.images) == len(other.images)
+    assert one.spent == other.spent
     for b in range(len(one.images)):
         assert_identical(group(one, b), group(other, b))
 
@@ -80,10 +82,10 @@ def within(mean, sample, z=4.5):
 
 
 class Recorder:
-    """A noise source that remembers every draw of another: `drawn[kind, use, step]`."""
+    """A noise source that remembers every draw of another: `drawn[kind, use, step]`, or `name/use` under a name."""
 
-    def __init__(self, rng):
-        self.rng, self.drawn = rng, {}
+    def __init__(self, rng, drawn=None, name=""):
+        self.rng, self.drawn, self.name = rng, {} if drawn is None else drawn, name
 
     def normal(self, use, step, shape):
         return self._kept("normal", use, step, self.rng.normal(use, step, shape))
@@ -95,12 +97,10 @@ class Recorder:
         return self._kept("categorical", use, step, self.rng.categorical(use, step, log_p, n))
 
     def under(self, name):
-        part = Recorder(self.rng.under(name))
-        part.drawn = self.drawn
-        return part
+        return Recorder(self.rng.under(name), self.drawn, f"{self.name}{name}/")
 
     def _kept(self, kind, use, step, draw):
-        self.drawn[kind, use, step] = draw
+        self.drawn[kind, self.name + use, step] = draw
         return draw
 
 

@@ -38,7 +38,8 @@ def separate(example):
 
 
 def test_methods_are_found():
-    assert {"best_of_n", "dsearch", "dsearch_r", "plain", "published", "svdd"} <= {method.id for method in METHODS}
+    named = {"best_of_n", "dsearch", "dsearch_r", "plain", "published", "svdd", "beam", "psp", "fk", "tempered", "code"}
+    assert named | {"rbf", "random_search", "zero_order", "tuned"} <= {method.id for method in METHODS}
 
 
 @every_method
@@ -109,25 +110,35 @@ def test_adding_a_constant_to_the_reward_changes_no_choice(example, seed, consta
 @pytest.mark.parametrize("num_steps", [1, 2, 6])
 @pytest.mark.parametrize("prompts", [["a"], ["a", "b", "c"]])
 def test_counted_bill_equals_planned_bill_equals_an_independent_count(example, num_steps, prompts):
+    """And where a method stops early, it is never more."""
     reward = CountedReward(smooth)
     denoiser = Counted(toy.GaussianMixture([[0.0, 0.0], [1.0, 2.0]], num_steps=num_steps))
     method = example(reward)
     result = run(method, prompts, denoiser)
     groups = 1 if method.pool else len(prompts)
     counted = dsearch.Bill(denoiser.model_calls, denoiser.decodes, reward.calls)
-    assert counted == dsearch.Bill().plus(result.bill, groups)
-    assert result.bill == result.planned == method.bill(num_steps)
+    assert counted == result.spent
+    assert result.planned == method.bill(num_steps)
     assert result.plan == method.plan(num_steps)
+    assert result.complete
+    if method.enough is None:
+        assert counted == dsearch.Bill().plus(result.bill, groups) and result.bill == result.planned
+    else:
+        assert not result.bill.exceeds(result.planned)
+        assert all(spent <= groups * each < spent + groups for spent, each in zip(counted, result.bill, strict=True))
 
 
 class Reordered:
     """Recorded normals, handed to beams in another order; `order` `[B, K]` says whose noise each beam meets."""
 
-    def __init__(self, drawn, order):
-        self.drawn, self.order = drawn, order
+    def __init__(self, drawn, order, name="", root=None):
+        self.drawn, self.order, self.name, self.root = drawn, order, name, root or self
 
     def normal(self, use, step, shape):
-        return take(self.drawn["normal", use, step], self.order)
+        return take(self.drawn["normal", self.name + use, step], self.root.order)
+
+    def under(self, name):
+        return Reordered(self.drawn, None, f"{self.name}{name}/", self.root)
 
 
 @every_method
@@ -141,18 +152,21 @@ def test_permuting_the_beams_of_a_group_permutes_the_result(example, seed, data)
     if {kind for kind, _, _ in recorder.drawn} != {"normal"}:
         pytest.skip("its selector draws")
 
-    order = torch.tensor([data.draw(st.permutations(range(one.plan.start))) for _ in prompts])
-    rng = Reordered(recorder.drawn, order)
+    rounds = 1 if method.rounds is None else method.rounds.count
+    beams = one.plan.start // rounds
+    order = torch.tensor([data.draw(st.permutations(range(beams))) for _ in prompts])
+    rng, calls = Reordered(recorder.drawn, order), iter(range(len(seen)))
 
     def follow(step, beams):
         """Each beam goes on with the noise of the beam that it was."""
-        alike = (beams.x[:, :, None] == seen[step.step][:, None]).all(-1)  # [B, K, K]
+        alike = (beams.x[:, :, None] == seen[next(calls)][:, None]).all(-1)  # [B, K, K]
         assert (alike.sum(-1) == 1).all()
         rng.order = alike.int().argmax(-1)
 
     other = run(method, prompts, rng=rng, callback=follow)
     assert_identical([one.images, one.rewards, one.latents], [other.images, other.rewards, other.latents])
-    assert torch.equal(one.lineage.ancestor(), take(order, other.lineage.ancestor()))
+    whose = torch.cat([order + r * beams for r in range(rounds)], dim=1)
+    assert torch.equal(one.lineage.ancestor(), take(whose, other.lineage.ancestor()))
 
 
 @every_method
@@ -175,31 +189,49 @@ def test_a_result_is_sorted_and_holds_the_final_reward_of_every_survivor(example
 @given(seed=SEEDS)
 def test_lineage_replays_the_latents_through_the_recorded_noise(example, seed):
     method, denoiser = example(smooth), toy.example()
+    if method.rounds is not None and not method.rounds.independent:
+        pytest.skip("its noise is mixed from that of several rounds")
     recorder = Recorder(dsearch.KeyedRng(seed, (0,) if method.pool else tuple(range(len(PROMPTS)))))
     result = run(method, denoiser=denoiser, rng=recorder)
     path, ancestor, cond = result.lineage.path(), result.lineage.ancestor(), denoiser.encode(PROMPTS)
     assert path.shape == (*result.rewards.shape, denoiser.num_steps)
+    beams = result.plan.start // (method.rounds.count if method.rounds else 1)
+
+    def noise(b, use, step, beam, *child):
+        """Of a beam of its round, and of a child or, where children come in turn, of the turn that it was."""
+        name = ""
+        if method.rounds is not None:
+            name, beam = f"round {beam // beams + 1}/", beam % beams
+        if method.enough is not None and child and result.plan.score[step]:
+            name, child = f"draw {child[0]}/", (0,)
+        return recorder.drawn["normal", name + use, step][(b, beam, *child)]
+
     for b, k in [(b, k) for b in range(len(path)) for k in range(path.shape[1])]:
-        x = recorder.drawn["normal", "start", 0][b, ancestor[b, k]]
+        x = noise(b, "start", 0, ancestor[b, k].item())
         prompt = torch.tensor([PROMPTS.index(result.prompts[b][k])])
-        for i, width in enumerate(result.plan.width):
+        for i, width in enumerate(result.lineage.width):
             beam, child = divmod(path[b, k, i].item(), width)
             out, x0 = denoiser.predict(x[None], i, cond, prompt)
             pred = dsearch.Prediction(tuple(leaf[None, :, None] for leaf in out), x0[None, :, None])
-            noise = recorder.drawn["normal", "noise", i][b, beam, child]
-            x = denoiser.step(x[None, None, None], pred, i, noise[None, None, None])[0, 0, 0]
+            x = denoiser.step(x[None, None, None], pred, i, noise(b, "noise", i, beam, child)[None, None, None])
+            x = x[0, 0, 0]
         assert torch.equal(x, result.latents[b, k])
 
 
 @every_method
 def test_the_trace_has_every_step_s_beams_width_and_values(example):
-    result = run(example(smooth))
+    method = example(smooth)
+    result = run(method)
     plan = result.plan
-    assert [(s.step, s.alive, s.width) for s in result.trace] == [*zip(range(6), plan.alive, plan.width, strict=True)]
+    reach = [1 + sum(w - 1 for w in plan.width[: i + 1]) for i in range(5)] + [1]  # what can have rolled over
+    widths = plan.width if method.enough is None else reach
+    assert [(s.step, s.alive, s.width) for s in result.trace] == [*zip(range(6), plan.alive, widths, strict=True)]
     for i, step in enumerate(result.trace):
         if plan.score[i] or i == 5:
-            assert step.values.shape == (len(result.images), plan.rows[i])
+            assert step.values.shape == (len(result.images), plan.alive[i] * widths[i])
             assert not step.values.isnan().any()
+            drawn = step.values > -torch.inf
+            assert drawn.all() if method.enough is None else drawn.unflatten(1, (plan.alive[i], -1)).any(-1).all()
         else:
             assert step.values is None
 
@@ -213,12 +245,19 @@ def test_final_rewards_are_those_of_the_last_trace(example):
 @every_method
 def test_the_callback_meets_every_step_with_its_survivors(example):
     met = []
-    result = run(example(smooth), callback=lambda step, beams: met.append((step, beams)))
-    assert [step for step, _ in met] == result.trace
-    for i, (step, beams) in enumerate(met):
-        assert step.step == i
-        assert beams.x.shape[1] == beams.value.shape[1] == beams.pred.x0.shape[1] == result.plan.keep[i]
-        assert torch.equal(beams.child, result.lineage.child[i])
+    method = example(smooth)
+    result = run(method, callback=lambda step, beams: met.append((step, beams)))
+    rounds = 1 if method.rounds is None else method.rounds.count
+    assert [step.step for step, _ in met] == [*range(5)] * rounds + [5]
+    if rounds == 1:
+        assert [step for step, _ in met] == result.trace
+    assert met[-1][0] is result.trace[-1]
+    for step, beams in met:
+        i = step.step
+        kept = result.plan.keep[i] // (rounds if i < 5 else 1)
+        assert beams.x.shape[1] == beams.value.shape[1] == beams.pred.x0.shape[1] == kept
+        if rounds == 1 or i == 5:
+            assert torch.equal(beams.child, result.lineage.child[i])
         if step.values is not None and result.plan.score[i]:
             assert torch.equal(beams.value, take(step.values, beams.child))
     assert torch.equal(take(met[-1][1].x, result.lineage.order), result.latents)
@@ -246,8 +285,56 @@ def test_progress_counts_exactly_the_planned_rows(example):
     method = example(smooth)
     run(method, progress=Bar, chunk=5)
     (bar,) = bars
-    assert bar.done == bar.total == method.bill(6).model_calls * (1 if method.pool else len(PROMPTS))
+    assert bar.total == method.bill(6).model_calls * (1 if method.pool else len(PROMPTS))
+    assert bar.done == bar.total if method.enough is None else bar.done <= bar.total
     assert not bar.open
+
+
+@every_method
+@few
+@given(seed=SEEDS)
+def test_a_target_out_of_reach_changes_nothing(example, seed):
+    assert_same_result(run(example(smooth), seed=seed), run(example(smooth), seed=seed, target=1.0))
+
+
+@every_method
+@few
+@given(seed=SEEDS, target=st.sampled_from([-4.0, -1.0, -0.2]))
+def test_a_target_saves_rows_and_leaves_each_prompt_to_itself(example, seed, target):
+    method = separate(example)
+    together = run(method, seed=seed, target=target, ids=["x", "y"])
+    assert not together.spent.exceeds(run(method, seed=seed, ids=["x", "y"]).spent)
+    for b, (prompt, name) in enumerate(zip(PROMPTS, "xy", strict=True)):
+        assert_identical(group(run(method, [prompt], seed=seed, target=target, ids=[name]), 0), group(together, b))
+    assert together.rewards.isfinite().all()
+    for b, prompts in enumerate(together.prompts):
+        assert torch.equal(together.rewards[b], smooth(together.images[b], prompts))
+
+
+@every_method
+@given(rows=st.integers(1, 400), decodes=st.one_of(st.none(), st.integers(1, 400)))
+def test_within_a_budget_the_largest_size_is_found(example, rows, decodes):
+    method, budget = example(smooth), dsearch.Budget(model_calls=rows, decodes=decodes)
+    if method.sized is None:
+        with pytest.raises(ValueError, match=f"{method.name} does not say how it is sized"):
+            method.within(budget, 6)
+        return
+    fitting = [size for size in range(1, 402) if budget.allows(method.sized(size).bill(6))]
+    if not fitting:
+        with pytest.raises(ValueError, match=rf"the smallest {method.name} costs Bill\(.*raise it"):
+            method.within(budget, 6)
+        return
+    assert method.within(budget, 6).plan(6) == method.sized(max(fitting)).plan(6)
+
+
+@every_method
+def test_kl_is_a_number_of_nats_or_absent(example):
+    result = run(example(smooth))
+    if result.kl is not None:
+        assert result.kl.shape == result.rewards.shape and (result.kl >= 0).all()
+    assert result.log_w.isfinite().all() and result.log_z.isfinite().all()
+    unknown = {"rbf", "zero_order"}
+    assert (result.kl is None) == (example(smooth).name in unknown)
 
 
 @every_method

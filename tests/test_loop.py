@@ -174,11 +174,12 @@ def test_a_potential_s_increments_and_memory_follow_the_beams():
         """log w = the sum of the values so far; the memory counts and sums them too."""
 
         def initial(self, lead, device):
-            return torch.zeros(*lead), (torch.zeros(*lead, 2), None)
+            zero = torch.zeros(*lead, dtype=torch.float64)
+            return zero, (zero[..., None].expand(-1, -1, 2), None)
 
         def __call__(self, scores):
             total, (pair, _) = scores.memory
-            return scores.value, (total + scores.value, (pair + scores.value[..., None], None))
+            return scores.value.double(), (total + scores.value, (pair + scores.value[..., None], None))
 
     seen = []
     method = made(chain(best_child, top_k()), weigh=Total())
@@ -189,7 +190,7 @@ def test_a_potential_s_increments_and_memory_follow_the_beams():
         assert torch.equal(beams.log_w, total) and torch.equal(pair, total[..., None].expand(-1, -1, 2))
     path = result.lineage.path()
     summed = sum(step.values.gather(1, path[..., i]) for i, step in enumerate(result.trace))
-    assert torch.allclose(result.log_w, summed, rtol=1e-5)
+    assert torch.allclose(result.log_w, summed.double(), rtol=1e-5)
 
 
 class Rollout:
@@ -199,8 +200,9 @@ class Rollout:
         self.honest = honest
 
     def __call__(self, children, step, engine):
-        ahead = engine.predict(engine.predict(children, step), step)
-        return (engine.reward(ahead.pred.x0, children.prompt, step) + posterior_mean(children, step, engine)) / 2
+        for _ in range(2):
+            ahead = engine.predict(children.x, children.prompt, step)
+        return (engine.reward(ahead.x0, children.prompt, step) + posterior_mean(children, step, engine)) / 2
 
     def cost(self, step, num_steps):
         return Bill(2, 2, 2) if self.honest else Bill(0, 2, 2)

@@ -119,8 +119,8 @@ def test_published_svdd_command_spends_981_rows_an_image():
         ((2, (1, 2.0), (2, 1), (True, True)), r"width at step 1 is 2\.0; .*whole"),
         ((2, (1, True), (2, 1), (True, True)), r"width at step 1 is True; .*whole"),
         ((2, (1, 3), (2, 7), (True, True)), "keep=7 exceeds 6 children at step 1"),
-        ((2, (1, 3), (2, 2), (True, False)), "step 1 is not scored.*width=3 and keep=2"),
-        ((2, (1, 1), (2, 1), (True, False)), "step 1 is not scored.*all 2 beams.*keep=1"),
+        ((2, (1, 3), (2, 2), (True, False)), "step 1 is not scored.*all 6 children.*keep=2"),
+        ((2, (1, 1), (2, 1), (True, False)), "step 1 is not scored.*all 2 children.*keep=1"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_with_step_value_and_bound(arguments, says):

@@ -10,9 +10,9 @@ from strategies import log_weights
 
 from dsearch import KeyedRng
 from dsearch.core import resample
-from dsearch.core.resample import ess, multinomial, systematic
+from dsearch.core.resample import ess, residual, stratified, systematic
 
-SCHEMES = [getattr(resample, name) for name in resample.__all__ if name not in ("Resampler", "ess")]
+SCHEMES = list(resample.SCHEMES.values())
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.__name__)
 
 EDGE = 1e-9
@@ -27,8 +27,38 @@ def draw(scheme, log_w, n, seed=0):
     return scheme(log_w, n, KeyedRng(seed, tuple(range(len(log_w)))), 1)
 
 
-def test_both_schemes_are_among_those_tested():
-    assert {multinomial, systematic} <= set(SCHEMES)
+def test_every_scheme_is_known_by_its_name():
+    assert all(getattr(resample, name) is scheme for name, scheme in resample.SCHEMES.items())
+    assert set(resample.SCHEMES) == {"multinomial", "stratified", "systematic", "residual"}
+
+
+@given(log_weights(), st.integers(1, 40), st.integers(0, 50))
+def test_residual_copies_at_least_floor_of_n_w(log_w, n, seed):
+    expected = n * rows(log_w).softmax(-1)
+    index = draw(residual, rows(log_w).expand(50, -1), n, seed)
+    count = torch.nn.functional.one_hot(index, len(log_w)).sum(1)
+    assert (count >= (expected - EDGE).floor()).all()
+
+
+@given(log_weights(), st.integers(1, 40), st.integers(0, 50))
+def test_stratified_counts_lie_within_two_of_n_w(log_w, n, seed):
+    """A weight of n w strata, cut at both ends, holds floor(n w) - 1 to ceil(n w) + 1 points."""
+    expected = n * rows(log_w).softmax(-1)
+    index = draw(stratified, rows(log_w).expand(50, -1), n, seed)
+    count = torch.nn.functional.one_hot(index, len(log_w)).sum(1)
+    assert ((count - expected).abs() < 2 + EDGE).all()
+    assert torch.equal(index, index.sort(dim=-1).values)
+
+
+def test_the_schemes_spread_their_draws_ever_more_evenly():
+    """Variance of a count: systematic <= stratified, residual <= multinomial, strictly on these weights."""
+    w = torch.tensor([0.35, 0.31, 0.22, 0.12]).double()
+    spread = {}
+    for name, scheme in resample.SCHEMES.items():
+        count = torch.nn.functional.one_hot(draw(scheme, w.log().expand(4000, -1), 5), 4).sum(1).double()
+        spread[name] = count.var(0).sum().item()
+    assert spread["systematic"] < 0.95 * spread["stratified"] < 0.9 * spread["multinomial"]
+    assert spread["residual"] < 0.9 * spread["multinomial"]
 
 
 @given(log_weights(), st.integers(1, 40), st.integers(0, 50))

@@ -305,7 +305,12 @@ def test_a_target_saves_rows_and_leaves_each_prompt_to_itself(example, seed, tar
     together = run(method, seed=seed, target=target, ids=["x", "y"])
     assert not together.spent.exceeds(run(method, seed=seed, ids=["x", "y"]).spent)
     for b, (prompt, name) in enumerate(zip(PROMPTS, "xy", strict=True)):
-        assert_identical(group(run(method, [prompt], seed=seed, target=target, ids=[name]), 0), group(together, b))
+        alone, among = group(run(method, [prompt], seed=seed, target=target, ids=[name]), 0), group(together, b)
+        if method.rounds is not None:  # where a prompt's rounds end while others go on, its trace has empty places
+            alone, among = (
+                {key: g[key] for key in ("images", "rewards", "latents", "prompts")} for g in (alone, among)
+            )
+        assert_identical(alone, among)
     assert together.rewards.isfinite().all()
     for b, prompts in enumerate(together.prompts):
         assert torch.equal(together.rewards[b], smooth(together.images[b], prompts))

@@ -103,7 +103,7 @@ class Budget:
         while step > 1:
             step //= 2
             size += step if fits(size + step) else 0
-        return sized(max(s for s in range(size, size + 1 + max(8, size // 4)) if fits(s)))
+        return sized(max(s for s in range(size, 2 * size + 9) if fits(s)))
 
 
 @torch.no_grad()

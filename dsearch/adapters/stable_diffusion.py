@@ -117,6 +117,10 @@ class StableDiffusion:
         children = self.scheduler.step(pred.out, self._steps[step], x, eta=self.eta, variance_noise=noise)
         return children.prev_sample.expand_as(noise)
 
+    def deterministic(self, x: Tensor, pred: Prediction, step: int) -> Tensor:
+        """The scheduler's step with eta 0, for deterministic lookahead; broadcasts like `step`."""
+        return self.scheduler.step(pred.out, self._steps[step], x, eta=0.0).prev_sample
+
     def decode(self, x0: Tensor) -> Tensor:
         """`[R, C, h, w]` -> images `[R, 3, H, W]` in [0, 1], float32."""
         vae = self.pipe.vae

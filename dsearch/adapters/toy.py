@@ -103,6 +103,12 @@ class GaussianMixture:
         spread = (var_after * (1 - a / after) / var).sqrt()
         return (centre + spread * noise[..., :-1].double()).float()
 
+    def deterministic(self, x: Tensor, pred: Prediction, step: int) -> Tensor:
+        """The DDIM step with eta 0, x' = sqrt(a') x0 + sqrt(1 - a') eps (Song et al. 2021), for deterministic lookahead."""
+        a, after = self.alpha[step], self.alpha[step + 1]
+        eps = (x.double() - math.sqrt(a) * pred.x0) / math.sqrt(1 - a)
+        return (math.sqrt(after) * pred.x0 + math.sqrt(1 - after) * eps).float()
+
     def decode(self, x0: Tensor) -> Tensor:
         """The samples themselves."""
         return x0

@@ -104,7 +104,7 @@ class GaussianMixture:
         return (centre + spread * noise[..., :-1].double()).float()
 
     def deterministic(self, x: Tensor, pred: Prediction, step: int) -> Tensor:
-        """The DDIM step with eta 0, x' = sqrt(a') x0 + sqrt(1 - a') eps (Song et al. 2021), for deterministic lookahead."""
+        """The DDIM step with eta 0, x' = sqrt(a') x0 + sqrt(1 - a') eps (Song et al. 2021)."""
         a, after = self.alpha[step], self.alpha[step + 1]
         eps = (x.double() - math.sqrt(a) * pred.x0) / math.sqrt(1 - a)
         return (math.sqrt(after) * pred.x0 + math.sqrt(1 - after) * eps).float()

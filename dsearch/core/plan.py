@@ -336,8 +336,8 @@ def pruning_plan(num_steps: int, beams: int, drops: Sequence[tuple[float, int]],
     """`beams` that never branch, pruned to `n` when a fraction `f` of the steps is done, for each (f, n) of `drops`.
 
     The network has then seen each of them ceil(f T) times, so that beams 2N, N after 1/4 and N/2 after 1/2 of the
-    steps cost N T rows where 4 divides T (from 8 on). A fraction that comes before the first step drops after it. The clean
-    candidates are scored and pruned to `keep`.
+    steps cost N T rows where 4 divides T, from T = 8 on. A fraction that comes before the first step drops after it.
+    The clean candidates are scored and pruned to `keep`.
 
     Raises:
         ValueError: where fractions do not rise within (0, 1), or beams do not fall.

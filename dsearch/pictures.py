@@ -83,17 +83,19 @@ def curves(panels: Sequence[Sequence[Panel]], path: Path, log_x: bool = False) -
     """Rows of panels, one colour a name throughout, written as a PNG; `log_x` doubles from tick to tick."""
     plt = _pyplot()
     names = list(dict.fromkeys(name for row in panels for panel in row for name in panel.series))
-    colour = {name: f"C{i}" for i, name in enumerate(names)}
+    many = len(names) > 10  # more than the default colours
+    shades = plt.get_cmap("tab20").colors
+    colour = {name: shades[i % 20] if many else f"C{i}" for i, name in enumerate(names)}
     figure, axes = plt.subplots(
         len(panels), len(panels[0]), figsize=(5 * len(panels[0]), 3.5 * len(panels)), squeeze=False
     )
     for row, line in zip(panels, axes, strict=True):
         for panel, axis in zip(row, line, strict=True):
             for name, series in panel.series.items():
-                _draw(axis, series, name, colour[name])
+                _draw(axis, series, name, colour[name], band=not many)
             axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
             axis.grid(alpha=0.25)
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=5 if many else 8, ncols=2 if many else 1, framealpha=0.5)
             if log_x:
                 axis.set_xscale("log", base=2)
                 axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
@@ -119,10 +121,11 @@ def plan_picture(plans: Mapping[str, Plan], path: Path) -> None:
     _save(figure, path)
 
 
-def _draw(axis, series: Series, name: str, colour: str) -> None:  # type: ignore[no-untyped-def]
+def _draw(axis, series: Series, name: str, colour, band: bool = True) -> None:  # type: ignore[no-untyped-def]
     if len(series.x) > 1:
         axis.plot(series.x, series.y, label=name, color=colour)
-        axis.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, lw=0)
+        if band:  # a dozen bands would hide one another
+            axis.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, lw=0)
         return
     x, y = series.x[0], series.y[0]
     across = series.x_interval or (x, x)

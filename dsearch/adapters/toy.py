@@ -1,4 +1,10 @@
-"""Toy diffusions with exact answers: the test oracle, and the fastest example."""
+"""Toy diffusions with exact answers: the test oracle, and the fastest example.
+
+Both say in closed form, or by enumeration, what a search can only estimate: the law p(x_0) exp(lam r(x_0)) / Z that
+reward-tilted sampling aims at, Z itself, and what a noisy sample will be worth. The tilted law comes as a toy of the
+same kind. Its reverse kernel is the soft-optimal policy p(x' | x) exp(lam v(x')), so sampling it plainly is the exact
+answer, and KL(tilted || pretrained) = lam E[r] - log Z is that of the whole path.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +14,52 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..core.contract import Prediction, Rng
+from ..core.contract import Prediction, Reward, Rng
 from ..core.plan import positive
 from ..core.rng import move
+from .masked import Masked
 
-__all__ = ["GaussianMixture"]
+__all__ = ["GaussianMixture", "Quadratic", "TokenChain"]
+
+
+class Quadratic:
+    """The reward r(x) = constant + linear . x - curvature |x|^2 / 2, under which a Gaussian mixture tilts to another.
+
+    Args:
+        linear: `[D]`.
+        curvature: of every direction; below 0 it is a bowl.
+        constant: added throughout.
+    """
+
+    def __init__(self, linear: Tensor | Sequence[float], curvature: float = 0.0, constant: float = 0.0) -> None:
+        self.linear = torch.as_tensor(linear, dtype=torch.float64)
+        self.curvature, self.constant = float(curvature), float(constant)
+
+    def __call__(self, x: Tensor, prompts: list[str]) -> Tensor:
+        """`[R, D]` -> `[R]`, float64."""
+        return self.mean(x.double(), torch.zeros((), dtype=torch.float64, device=x.device))
+
+    def mean(self, mean: Tensor, var: Tensor) -> Tensor:
+        """E[r] under N(mean, var I): `[..., D]` and `[...]` -> `[...]`."""
+        square = mean.square().sum(-1) + mean.shape[-1] * var
+        return self.constant + mean @ self.linear.to(mean.device) - self.curvature / 2 * square
+
+    def tilt(self, mean: Tensor, var: Tensor, lam: float) -> tuple[Tensor, Tensor, Tensor]:
+        """N(mean, var I) exp(lam r) -> the mean and variance of that Gaussian, and log E[exp(lam r)].
+
+        Raises:
+            ValueError: where the reward grows faster than the Gaussian falls, so that there is no such law.
+        """
+        linear = lam * self.linear.to(mean.device)
+        narrower = 1 + lam * self.curvature * var
+        if not (narrower > 0).all():
+            least = -1 / (lam * float(var.max()))
+            raise ValueError(
+                f"curvature={self.curvature} leaves exp(lam r) without a mean; above {least:.4g} it has one"
+            )
+        inner = mean @ linear + var * linear.square().sum() / 2 - lam * self.curvature / 2 * mean.square().sum(-1)
+        log_z = lam * self.constant + inner / narrower - mean.shape[-1] / 2 * narrower.log()
+        return (mean + var[..., None] * linear) / narrower[..., None], var / narrower, log_z
 
 
 class GaussianMixture:
@@ -82,13 +129,10 @@ class GaussianMixture:
         """`[R, D]` -> the components' posteriors and means as `out` (`[R, M]`, `[R]`), and E[x_0 | x_t] as `x0`."""
         if step == self.num_steps:
             return Prediction(None, x)
-        a, shift = self.alpha[step], cond[prompt]
-        offset = x.double()[:, None] - math.sqrt(a) * (self.means + shift[:, None, None])  # [R, M, D]
-        var = a * self.std**2 + 1 - a
-        log_p = self.weights.log() - 0.5 * offset.square().sum(-1) / var - 0.5 * x.shape[-1] * var.log()
+        shift = cond[prompt]
+        log_p, mean, _ = self._posterior(x, step, shift)
         p = log_p.softmax(-1)
-        x0 = self.means + shift[:, None, None] + (math.sqrt(a) * self.std**2 / var)[:, None] * offset
-        return Prediction((p, shift), (p[..., None] * x0).sum(-2).float())
+        return Prediction((p, shift), (p[..., None] * mean).sum(-2).float())
 
     def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
         """The exact p(x_{t-1} | x_t): a component by its posterior, then that component's Gaussian."""
@@ -112,6 +156,130 @@ class GaussianMixture:
     def decode(self, x0: Tensor) -> Tensor:
         """The samples themselves."""
         return x0
+
+    def log_prob(self, x: Tensor, step: int | None = None, prompt: str = "") -> Tensor:
+        """The log density of level `step`, by default the clean one: `[R, D]` -> `[R]`, float64."""
+        log_p, _, _ = self._posterior(x, self.num_steps if step is None else step, self.encode([prompt]))
+        return log_p.logsumexp(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+
+    def tilted(self, reward: Quadratic, lam: float = 1.0, prompt: str = "") -> GaussianMixture:
+        """p(x_0) exp(lam r(x_0)) / Z, again a mixture.
+
+        Raises:
+            ValueError: where there is no such law.
+        """
+        mean, var, log_z = reward.tilt(self.means + self.encode([prompt]), self.std**2, lam)
+        weights = (self.weights.log() + log_z).softmax(-1)
+        kept = weights > 0  # a component whose weight underflows is not there
+        return GaussianMixture(
+            mean[kept],
+            var.sqrt()[kept].tolist(),
+            weights[kept].tolist(),
+            num_steps=self.num_steps,
+            device=self.means.device,
+        )
+
+    def log_z(self, reward: Quadratic, lam: float = 1.0, prompt: str = "") -> float:
+        """log E[exp(lam r(x_0))]."""
+        _, _, log_z = reward.tilt(self.means + self.encode([prompt]), self.std**2, lam)
+        return float((self.weights.log() + log_z).logsumexp(-1))
+
+    def expected_reward(self, reward: Quadratic, prompt: str = "") -> float:
+        """E[r(x_0)]."""
+        return float(self.weights @ reward.mean(self.means + self.encode([prompt]), self.std**2))
+
+    def value(self, x: Tensor, step: int, reward: Quadratic, prompt: str = "") -> Tensor:
+        """E[r(x_0) | x_t]: samples `[R, D]` of level `step` -> `[R]`, float64."""
+        log_p, mean, var = self._posterior(x, step, self.encode([prompt]))
+        return (log_p.softmax(-1) * reward.mean(mean, var)).sum(-1)
+
+    def soft_value(self, x: Tensor, step: int, reward: Quadratic, lam: float = 1.0, prompt: str = "") -> Tensor:
+        """log E[exp(lam r(x_0)) | x_t] / lam, the soft value of SVDD with alpha = 1 / lam: `[R, D]` -> `[R]`."""
+        log_p, mean, var = self._posterior(x, step, self.encode([prompt]))
+        return (log_p.log_softmax(-1) + reward.tilt(mean, var, lam)[2]).logsumexp(-1) / lam
+
+    def _posterior(self, x: Tensor, step: int, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x_0 given x_t, by component: log weights `[R, M]` that sum to p(x_t) (2 pi)^(D/2), means, variances `[M]`."""
+        a = 1.0 if step == self.num_steps else self.alpha[step]
+        centre = self.means + shift[:, None, None]  # [R, M, D]
+        offset = x.double()[:, None] - math.sqrt(a) * centre
+        var = a * self.std**2 + 1 - a
+        log_p = self.weights.log() - 0.5 * offset.square().sum(-1) / var - 0.5 * x.shape[-1] * var.log()
+        return log_p, centre + (math.sqrt(a) * self.std**2 / var)[:, None] * offset, self.std**2 * (1 - a) / var
+
+
+class TokenChain(Masked):
+    """Words of a table, masked and filled in one token a step in random order: all of it can be enumerated.
+
+    The network is exact, log p(token | the tokens revealed), so plain sampling gives the table itself.
+
+    Args:
+        table: `[V, V, ...]`, L axes: the probability of every word, in proportion.
+
+    Raises:
+        ValueError: for a table that is not one, or has no positive finite total.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        table = table.double()
+        total = float(table.sum())
+        if table.ndim < 1 or len(set(table.shape)) != 1 or not (table >= 0).all() or not 0 < total < math.inf:
+            raise ValueError(
+                f"a table of shape {tuple(table.shape)} and total {total} is no law over words; give [vocab] * length "
+                "numbers of at least 0, not all 0"
+            )
+        self.table = table / total
+        length, vocab = table.ndim, len(table)
+        self.words = torch.cartesian_prod(*[torch.arange(vocab, device=table.device)] * length).view(-1, length)
+        self._p = self.table.flatten()
+        self._one_hot = torch.nn.functional.one_hot(self.words, vocab).double()
+        super().__init__(self._conditionals, length=length, vocab=vocab, device=table.device)
+
+    def tilted(self, reward: Reward, lam: float = 1.0, prompt: str = "") -> TokenChain:
+        """p(x_0) exp(lam r(x_0)) / Z, again a chain."""
+        log_p = self._p.log() + lam * self._rewards(reward, prompt)
+        return TokenChain((log_p - log_p.max()).exp().view(self.table.shape))
+
+    def log_z(self, reward: Reward, lam: float = 1.0, prompt: str = "") -> float:
+        """log E[exp(lam r(x_0))]."""
+        return float((self._p.log() + lam * self._rewards(reward, prompt)).logsumexp(-1))
+
+    def expected_reward(self, reward: Reward, prompt: str = "") -> float:
+        """E[r(x_0)]."""
+        return float(self._p @ self._rewards(reward, prompt))
+
+    def value(self, x: Tensor, reward: Reward, prompt: str = "") -> Tensor:
+        """E[r(x_0) | x_t]: partly masked words `[R, L]` -> `[R]`, float64."""
+        return self._given(x) @ self._rewards(reward, prompt) / self._given(x).sum(-1)
+
+    def soft_value(self, x: Tensor, reward: Reward, lam: float = 1.0, prompt: str = "") -> Tensor:
+        """log E[exp(lam r(x_0)) | x_t] / lam, the soft value of SVDD with alpha = 1 / lam: `[R, L]` -> `[R]`."""
+        log_p = self._given(x).log()
+        return ((log_p + lam * self._rewards(reward, prompt)).logsumexp(-1) - log_p.logsumexp(-1)) / lam
+
+    def kernel(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """All that can follow a partly masked word `[L]`: words `[S, L]` with one more token, and p `[S]` of each."""
+        follow, p = [], []
+        logits = self._conditionals(x[None], 0)[0].softmax(-1)
+        hidden = (x == self.mask).nonzero().flatten().tolist()
+        for place in hidden:
+            for token in range(self.vocab):
+                if logits[place, token] > 0:
+                    after = x.clone()
+                    after[place] = token
+                    follow.append(after)
+                    p.append(logits[place, token] / len(hidden))
+        return torch.stack(follow), torch.stack(p)
+
+    def _given(self, x: Tensor) -> Tensor:
+        """`[R, L]` -> p of every word where it agrees with the tokens revealed, else 0: `[R, V^L]`."""
+        return self._p * ((x[:, None] == self.mask) | (x[:, None] == self.words)).all(-1)
+
+    def _conditionals(self, x: Tensor, step: int) -> Tensor:
+        return torch.einsum("rn,nlv->rlv", self._given(x), self._one_hot).log()
+
+    def _rewards(self, reward: Reward, prompt: str) -> Tensor:
+        return torch.as_tensor(reward(self.words, [prompt] * len(self.words))).double()
 
 
 def example() -> GaussianMixture:

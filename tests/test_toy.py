@@ -1,5 +1,6 @@
 """The toy diffusion against numerical integration and its own exact laws: it is the oracle of the other tests."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy import integrate, stats
 from strategies import within
 
 import dsearch
-from dsearch.adapters.toy import GaussianMixture
+from dsearch.adapters.toy import GaussianMixture, Quadratic, TokenChain
 
 MEANS, STDS, WEIGHTS = np.array([-1.5, 2.0]), np.array([0.4, 0.9]), np.array([0.3, 0.7])
 WIDE = (-12, 12)
@@ -174,3 +175,173 @@ def test_weights_need_not_be_normalised():
     assert mixture().weights.tolist() == pytest.approx(WEIGHTS.tolist())
     assert GaussianMixture([[0.0], [1.0]], weights=torch.tensor([2.0, 6.0])).weights.tolist() == [0.25, 0.75]
     assert GaussianMixture([[0.0], [1.0]]).weights.tolist() == [0.5, 0.5]
+
+
+REWARDS = {"linear": Quadratic([0.6], 0.0, -0.3), "hill": Quadratic([1.0], 1.5), "bowl": Quadratic([0.2], -0.4, 1.0)}
+LAM = 0.7
+
+
+def expectation(f, shift=0.0):
+    """E[f(x_0)] by quadrature."""
+    return integrate.quad(lambda x: f(x) * density(x, shift), -25, 25, points=[-1.5 + shift, 2.0 + shift], limit=400)[0]
+
+
+def weight(reward, lam=LAM):
+    return lambda x: math.exp(lam * (reward.constant + float(reward.linear) * x - reward.curvature * x * x / 2))
+
+
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("shift", [0.0, -1.25])
+def test_log_z_and_the_tilted_law_equal_numerical_integration(name, shift):
+    toy, reward = mixture(num_steps=4, shift={"moved": shift}), REWARDS[name]
+    z = expectation(weight(reward), shift)
+    assert toy.log_z(reward, LAM, "moved") == pytest.approx(math.log(z), abs=1e-8)
+    tilted = toy.tilted(reward, LAM, "moved")
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64)[:, None]
+    exact = [density(float(y), shift) * weight(reward)(float(y)) / z for y in x]
+    assert tilted.log_prob(x).exp().tolist() == pytest.approx(exact, rel=1e-9)
+    mean_reward = expectation(lambda y: math.log(weight(reward, 1.0)(y)), shift)
+    assert toy.expected_reward(reward, "moved") == pytest.approx(mean_reward, abs=1e-8)
+    assert float(reward(x, [""] * 9)[2]) == pytest.approx(math.log(weight(reward, 1.0)(-2.0)))
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 5])
+def test_log_prob_of_every_level_equals_the_marginal(step):
+    x = np.linspace(-3, 3, 7)
+    exact = marginal(x, alpha(step, 5)) if step < 5 else density(x)
+    assert mixture(num_steps=5).log_prob(torch.tensor(x)[:, None], step).exp().tolist() == pytest.approx(list(exact))
+
+
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("step", [0, 2, 5, 6])
+def test_values_equal_numerical_integration_over_the_posterior(name, step):
+    toy, reward, a = mixture(num_steps=6), REWARDS[name], alpha(step, 6)
+    for x in (-1.0, 0.4):
+        row = torch.tensor([[x]])
+        if step == 6:
+            exact = float(reward(row, [""]))
+            assert toy.value(row, step, reward).item() == pytest.approx(exact, rel=1e-6)
+            assert toy.soft_value(row, step, reward, LAM).item() == pytest.approx(exact, rel=1e-6)
+            continue
+
+        def over(f, x=x):
+            def joint(y):
+                return f(y) * density(y) * stats.norm.pdf(x, math.sqrt(a) * y, math.sqrt(1 - a))
+
+            points = [p for p in (-1.5, 2.0, x / math.sqrt(a) if a else 0.0) if abs(p) < 25]
+            return integrate.quad(joint, -25, 25, points=points, limit=400)[0]
+
+        total = over(lambda y: 1.0)
+        mean = over(lambda y: math.log(weight(reward, 1.0)(y))) / total
+        soft = math.log(over(weight(reward)) / total) / LAM
+        assert toy.value(row, step, reward).item() == pytest.approx(mean, rel=1e-6, abs=1e-7)
+        assert toy.soft_value(row, step, reward, LAM).item() == pytest.approx(soft, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 8, 64])
+def test_tilts_in_many_dimensions_factor_over_them(dim):
+    """A single Gaussian under r = b . x - c |x|^2 / 2 is a product of one-dimensional ones."""
+    g = torch.Generator().manual_seed(dim)
+    mean, linear = torch.randn(2, dim, generator=g, dtype=torch.float64)
+    toy, reward = GaussianMixture(mean[None], 0.8, num_steps=4), Quadratic(linear / dim, 0.9)
+    ones = [
+        (GaussianMixture([[m]], 0.8, num_steps=4), Quadratic([b], 0.9))
+        for m, b in zip(mean.tolist(), (linear / dim).tolist(), strict=True)
+    ]
+    assert toy.log_z(reward, LAM) == pytest.approx(sum(t.log_z(r, LAM) for t, r in ones))
+    x = torch.randn(3, dim, generator=g)
+    for step in (0, 2, 4):
+        parts = sum(t.soft_value(x[:, d : d + 1], step, r, LAM) for d, (t, r) in enumerate(ones))
+        assert torch.allclose(toy.soft_value(x, step, reward, LAM), parts)
+    assert toy.tilted(reward, LAM).means[0].tolist() == pytest.approx([float(t.tilted(r, LAM).means) for t, r in ones])
+
+
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("step", [0, 2, 4])
+def test_the_kernel_of_the_tilted_law_is_the_soft_optimal_policy(name, step):
+    """p*(x' | x) = p(x' | x) exp(lam (v(x') - v(x))): the tilted toy's draws have its moments."""
+    toy, reward = mixture(num_steps=5), REWARDS[name]
+    tilted = toy.tilted(reward, LAM)
+    drawn, seen = children(toy, 0.4, step, 20_000)[:, None], torch.tensor([[0.4]])
+    log_w = LAM * (toy.soft_value(drawn, step + 1, reward, LAM) - toy.soft_value(seen, step, reward, LAM))
+    assert within(1.0, log_w.exp())
+    optimal = children(tilted, 0.4, step, 20_000, seed=1).double()
+    for f in (lambda x: x, torch.square, torch.sin):
+        weighted = log_w.exp() * f(drawn[:, 0].double())
+        spread = (weighted.var() / len(weighted) + f(optimal).var() / len(optimal)).sqrt()
+        assert abs(weighted.mean() - f(optimal).mean()) < 4.5 * spread
+
+
+def test_a_reward_without_a_tilted_law_is_refused():
+    toy = mixture(num_steps=3)
+    with pytest.raises(ValueError, match=r"curvature=-2.0 leaves .* above -1\.235 it has one"):
+        toy.tilted(Quadratic([0.0], -2.0))
+    assert math.isfinite(toy.log_z(Quadratic([0.0], -1.23)))
+
+
+def joint_law(length=3, vocab=3, seed=0):
+    p = np.random.default_rng(seed).dirichlet(np.full(vocab**length, 0.7))
+    p[1] = 0
+    return torch.tensor(p / p.sum()).reshape((vocab,) * length)
+
+
+def odd(x, prompts):
+    """[N, L] -> [N]: distinct for distinct words, and for each prompt another."""
+    power = torch.tensor([1.0, 0.31, 0.123, 0.057], dtype=torch.float64)[: x.shape[1]]
+    return (x.double() * power).sum(-1) * torch.tensor([1.0 - 0.5 * len(p) for p in prompts], dtype=torch.float64)
+
+
+def spelled(table):
+    """Every word and its probability, in plain Python."""
+    return {w: float(table[w]) for w in itertools.product(range(len(table)), repeat=table.ndim)}
+
+
+@pytest.mark.parametrize("prompt", ["", "a"])
+def test_a_chain_of_tokens_equals_enumeration(prompt):
+    table = joint_law()
+    chain, law = TokenChain(7 * table), spelled(table)
+    r = {w: float(odd(torch.tensor([w]), [prompt])) for w in law}
+    z = sum(p * math.exp(2 * r[w]) for w, p in law.items())
+    assert chain.log_z(odd, 2.0, prompt) == pytest.approx(math.log(z))
+    assert chain.expected_reward(odd, prompt) == pytest.approx(sum(p * r[w] for w, p in law.items()))
+    tilted = chain.tilted(odd, 2.0, prompt).table
+    assert tilted.flatten().tolist() == pytest.approx([p * math.exp(2 * r[w]) / z for w, p in law.items()])
+    for state in itertools.product(range(4), repeat=3):
+        left = {w: p for w, p in law.items() if all(s in (3, t) for s, t in zip(state, w, strict=True))}
+        if sum(left.values()) == 0:
+            continue
+        row, total = torch.tensor([state]), sum(left.values())
+        mean = sum(p * r[w] for w, p in left.items()) / total
+        soft = math.log(sum(p * math.exp(2 * r[w]) for w, p in left.items()) / total) / 2
+        assert chain.value(row, odd, prompt).item() == pytest.approx(mean)
+        assert chain.soft_value(row, odd, 2.0, prompt).item() == pytest.approx(soft)
+
+
+def test_the_kernel_of_a_chain_leads_to_its_table():
+    table = joint_law()
+    chain, reached = TokenChain(table), {(3, 3, 3): 1.0}
+    for _ in range(3):
+        following = {}
+        for state, p in reached.items():
+            words, q = chain.kernel(torch.tensor(state))
+            assert q.sum().item() == pytest.approx(1)
+            for word, share in zip(words.tolist(), q.tolist(), strict=True):
+                following[tuple(word)] = following.get(tuple(word), 0.0) + p * share
+        reached = following
+    assert reached == pytest.approx({w: p for w, p in spelled(table).items() if p}, abs=1e-12)
+
+
+def test_plain_sampling_of_a_chain_gives_its_table():
+    table = joint_law()
+    method = dsearch.methods.plain(lambda x, prompts: x[:, 0], beams=20_000)
+    words = dsearch.search(TokenChain(table), method, "", chunk=None, reward_chunk=None).images[0]
+    seen = torch.bincount(words @ torch.tensor([9, 3, 1]), minlength=27).double()
+    there = table.flatten() > 0
+    assert seen[~there].sum() == 0
+    assert stats.chisquare(seen[there], 20_000 * table.flatten()[there]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("table", [torch.ones(2, 3), torch.zeros(2, 2), torch.tensor([1.0, -1.0]), torch.tensor(1.0)])
+def test_a_table_that_is_no_law_is_refused(table):
+    with pytest.raises(ValueError, match="is no law over words"):
+        TokenChain(table)

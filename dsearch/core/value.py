@@ -14,7 +14,7 @@ from .contract import Beams, Prediction, Rng, map_tree
 from .engine import Engine
 from .plan import Bill, one_of, positive
 
-__all__ = ["Learned", "Lookahead", "PosteriorMean", "learned", "lookahead", "posterior_mean"]
+__all__ = ["Learned", "Lookahead", "PosteriorMean", "Sees", "learned", "lookahead", "posterior_mean"]
 
 
 class PosteriorMean:
@@ -105,21 +105,37 @@ class Lookahead:
 lookahead = Lookahead
 
 
+Sees = Literal["x", "x0"]
+
+
 class Learned:
     """v(x_t, t) from a network trained on the final rewards of the pretrained model's own runs (SVDD-MC, 2408.08252).
 
     A candidate costs one reward call, for a network that scores is a reward; nothing is decoded.
+    `dsearch.value_network` has a small network and its training.
 
     Args:
-        network: `(x [R, ...], step, R prompts) -> [R]`, of noisy samples at a level from 1 to num_steps - 1.
+        network: `(x [R, ...], step, R prompts) -> [R]`, of noisy samples at a level from 1 to num_steps - 1. Where it
+            has `num_steps`, it must be the model's.
+        sees: "x", the noisy samples, or "x0", their posterior means; by default the network's own `sees`, or else "x".
+
+    Raises:
+        ValueError: for another word; in a search, for a network trained for another number of steps.
     """
 
-    def __init__(self, network: Callable[[Tensor, int, list[str]], Tensor]) -> None:
-        self.network = network
+    def __init__(self, network: Callable[[Tensor, int, list[str]], Tensor], sees: Sees | None = None) -> None:
+        self.network, self.sees = network, getattr(network, "sees", "x") if sees is None else sees
+        one_of("sees", self.sees, Sees)
 
     def __call__(self, children: Beams, step: int, engine: Engine) -> Tensor:
         """Candidates `[B, N, ...]` -> `[B, N]`."""
-        return engine.score(lambda x, prompts: self.network(x, step, prompts), children.x, children.prompt, step)
+        trained, taken = getattr(self.network, "num_steps", None), engine.denoiser.num_steps
+        if trained not in (None, taken):
+            raise ValueError(
+                f"the value network knows {trained} steps, but the model takes {taken}; train it for these"
+            )
+        x = children.x if self.sees == "x" else children.pred.x0
+        return engine.score(lambda x, prompts: self.network(x, step, prompts), x, children.prompt, step)
 
     def cost(self, step: int, num_steps: int) -> Bill:
         """One reward call."""

@@ -253,8 +253,8 @@ def about(cells: Sequence[dict[str, Any]]) -> str:
         f"diffusers {diffusers.__version__}; the model in the box, {STEPS} steps, guidance {GUIDANCE}, "
         f"{', '.join(cells[0]['prompts'])}. Made by:\n\n```\n"
         "python benchmarks/frontier.py run --guide compressibility\npython benchmarks/frontier.py run --guide clip\n"
-        "python benchmarks/frontier.py run --guide compressibility --claims --bills 16 --seeds 4\n"
-        "python benchmarks/frontier.py run --guide clip --claims --bills 16 --seeds 4\n"
+        "python benchmarks/frontier.py run --guide compressibility --claims --bills 16 --seeds 3\n"
+        "python benchmarks/frontier.py run --guide clip --claims --bills 16 --seeds 3\n"
         "python benchmarks/frontier.py report --docs docs/frontier.md --pictures docs/img\n```"
     )
 

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from .core.plan import one_of, positive
 from .core.value import Sees
 from .methods.plain import plain
 
-__all__ = ["Trajectories", "ValueNetwork", "collect", "fit"]
+__all__ = ["Look", "Trajectories", "ValueNetwork", "collect", "fit"]
 
 Embed = Callable[[Sequence[str]], Tensor]
 
@@ -170,7 +170,7 @@ class ValueNetwork(nn.Module):
         self.num_steps, self.sees, self.embed = positive("num_steps", num_steps), sees, embed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.enter = nn.Conv2d(channels, width, 3, padding=1)
+            self.enter = nn.Conv2d(channels, width, 3, stride=2, padding=1)
             self.about = nn.Sequential(nn.Linear(16 + prompt_dim, 2 * width), nn.SiLU())
             self.blocks = nn.ModuleList(_Block(width, 2 * width) for _ in range(4))
             self.leave = nn.Sequential(nn.SiLU(), nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 1))
@@ -228,7 +228,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, told: int) -> None:
         super().__init__()
         self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        self.norm = nn.GroupNorm(8 if width % 8 == 0 else 1, width)
+        self.norm = nn.GroupNorm(1, width)  # over all channels: a flat sample has one pixel
         self.film = nn.Linear(told, 2 * width)
 
     def forward(self, h: Tensor, told: Tensor) -> Tensor:
@@ -237,65 +237,112 @@ class _Block(nn.Module):
         return h + self.second(nn.functional.silu(inner))
 
 
+class Look(NamedTuple):
+    """How far the training was. Errors are mean squared ones in units of the reward's variance: 1 knows nothing.
+
+    Attributes:
+        step: of the training.
+        error: on the batches since the last look.
+        held_out: on the runs held out.
+    """
+
+    step: int
+    error: float
+    held_out: float
+
+
 def fit(
     network: ValueNetwork,
     runs: Trajectories,
     reward: str,
     *,
-    steps: int = 2000,
+    steps: int = 1000,
     batch: int = 256,
     rate: float = 2e-3,
     weight_decay: float = 0.05,
+    held_out: float = 0.1,
     seed: int = 0,
-    progress: Callable[[int, float], None] | None = None,
-) -> list[float]:
+    progress: Callable[[Look], object] | None = None,
+) -> list[Look]:
     """Regresses the runs' final rewards on their samples, each batch over runs and levels alike.
+
+    The levels of one run share its reward, so that a network soon knows runs by heart: the weights kept are those
+    that were best, at twenty looks, on runs held out.
 
     Args:
         network: trained in place, and left in evaluation mode.
-        runs: from `collect`.
+        runs: from `collect`; at least 10.
         reward: the name of one of their rewards.
         steps: of AdamW, its rate warmed up and annealed.
         batch: samples a step.
         rate: the highest learning rate.
         weight_decay: of AdamW.
-        seed: of the batches.
-        progress: called with the step and the loss.
+        held_out: share of the runs to judge by.
+        seed: of the batches and of which runs are held out.
+        progress: called with every look.
 
     Returns:
-        The mean squared error of each step, in units of the reward's variance.
+        The looks.
 
     Raises:
-        ValueError: for a reward the runs do not have, or runs of another number of steps.
+        ValueError: for a reward the runs do not have, runs of another number of steps, or too few.
     """
     if reward not in runs.rewards:
         raise ValueError(f"the runs have no reward {reward!r}; they have {', '.join(runs.rewards)}")
     if runs.num_steps != network.num_steps:
         raise ValueError(f"runs of {runs.num_steps} steps cannot train a network of {network.num_steps}")
-    device = network.enter.weight.device
+    if len(runs.prompts) < 10 or not 0 < held_out < 1:
+        raise ValueError(f"{len(runs.prompts)} runs, held_out={held_out}: take 10 or more, and a share in (0, 1)")
     ends = runs.rewards[reward]
     network.mean.fill_(ends.mean()), network.std.fill_(ends.std().clamp(min=1e-12))
-    samples = runs.x if network.sees == "x" else runs.x0
+    runs, watched = runs.split(held_out, seed)
     draws = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=positive("steps", steps))
-    losses = []
+    looks, recent, every = list[Look](), list[Tensor](), max(1, steps // 20)
+    best, kept = math.inf, dict[str, Tensor]()
     network.train()
     for i in range(steps):
-        run = torch.randint(len(ends), (batch,), generator=draws)
-        level = torch.randint(samples.shape[1], (batch,), generator=draws)
-        said = network(samples[run, level].to(device).float(), level.to(device) + 1, [runs.prompts[r] for r in run])
-        loss = ((said - ends[run].to(device)) / network.std).square().mean()
+        run = torch.randint(len(runs.prompts), (batch,), generator=draws)
+        level = torch.randint(1, runs.num_steps, (batch,), generator=draws)
+        loss = _error(network, runs, reward, run, level)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(float(loss))
-        if progress is not None:
-            progress(i, losses[-1])
+        recent.append(loss.detach())
+        if (i + 1) % every == 0 or i == steps - 1:
+            looks.append(Look(i + 1, float(torch.stack(recent).mean()), _held_out(network, watched, reward)))
+            recent.clear()
+            if looks[-1].held_out < best or not kept:
+                best, kept = looks[-1].held_out, {k: v.clone() for k, v in network.state_dict().items()}
+            if progress is not None:
+                progress(looks[-1])
+    network.load_state_dict(kept)
     network.eval()
-    return losses
+    return looks
+
+
+def _error(network: ValueNetwork, runs: Trajectories, reward: str, run: Tensor, level: Tensor) -> Tensor:
+    device = network.enter.weight.device
+    samples = runs.x if network.sees == "x" else runs.x0
+    said = network(samples[run, level - 1].to(device).float(), level.to(device), [runs.prompts[r] for r in run])
+    return ((said - runs.rewards[reward][run].to(device)) / network.std).square().mean()
+
+
+@torch.no_grad()
+def _held_out(network: ValueNetwork, runs: Trajectories, reward: str, most: int = 2048) -> float:
+    """Over every level of the runs, or of as many runs as make `most` samples."""
+    levels = runs.num_steps - 1
+    count = min(len(runs.prompts), max(1, most // levels))
+    run, level = torch.arange(count).repeat_interleave(levels), torch.arange(1, levels + 1).repeat(count)
+    network.eval()
+    errors = [
+        _error(network, runs, reward, r, t) * len(r) for r, t in zip(run.split(256), level.split(256), strict=True)
+    ]
+    network.train()
+    return float(torch.stack(errors).sum() / len(run))
 
 
 def _opened(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

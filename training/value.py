@@ -46,14 +46,7 @@ def train(args: argparse.Namespace) -> None:
         for sees in args.sees:
             began = time.perf_counter()
             network = ValueNetwork.like(runs, embed=embed, sees=sees)
-            recent: list[float] = []
-
-            def told(step: int, loss: float, recent: list[float] = recent) -> None:
-                recent.append(loss)
-                if step % 100 == 99:
-                    print(f"  {step + 1:5} {sum(recent[-100:]) / 100:.4f}", flush=True)
-
-            fit(network, runs, reward, steps=args.steps, progress=told)
+            fit(network, runs, reward, steps=args.steps, progress=lambda look: print(f"  {look}", flush=True))
             network.save(args.out / f"{reward}_{sees}.safetensors")
             print(f"{reward} from {sees}: {time.perf_counter() - began:.0f} s", flush=True)
 
@@ -66,7 +59,7 @@ def main() -> None:
     sub.add_argument("--samples", type=int, default=800, help="of each of four prompts")
     other = commands.add_parser("fit", help="train the networks")
     other.set_defaults(command=train)
-    other.add_argument("--steps", type=int, default=4000)
+    other.add_argument("--steps", type=int, default=600)
     other.add_argument("--rewards", nargs="+", default=["compressibility", "clip"])
     other.add_argument("--sees", nargs="+", default=["x", "x0"])
     for each in (sub, other):

@@ -103,6 +103,10 @@ class Engine:
         drawn, rewards = self._rewarded(x0, prompt, self.denoiser.num_steps, images.append)
         return _put(torch.cat(images), drawn, x0.shape[:2], 0), rewards
 
+    def allow(self, bill: Bill) -> None:
+        """Raises the allowance: what an interrupt cut off is paid for, and so is saving the best so far."""
+        self._allowance = self._allowance.plus(bill)
+
     def settle(self) -> None:
         """Read the checks left on an accelerator, so that no nan passes. Called once, when the search ends."""
         for bad, step, prompts in self._unread:

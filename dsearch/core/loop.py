@@ -127,7 +127,7 @@ def search(
         target: a prompt whose best value has reached it draws one child a beam until it falls below; a noise search
             ends its rounds. What that saves is not spent.
         keep_on_interrupt: on a KeyboardInterrupt, return the best so far: of the rounds that are complete, or else the
-            posterior means of the beams in progress, which costs no further network row.
+            posterior means of the beams in progress, for a decode and a reward each and no further network row.
         progress: True for a bar over the planned network rows, or a tqdm-like class to make one.
         callback: called after each step with its `Step` and the surviving `Beams`; what it returns is ignored. A noise
             search reports the steps of each round, and the clean one once, for all rounds together.
@@ -166,7 +166,7 @@ def search(
             allowance=Bill().plus(planned, groups),
             advance=advance,
         )
-        run = _Run(engine, method, plan.split(rounds), groups, target, keep_on_interrupt, callback)
+        run = _Run(engine, method, plan.split(rounds), plan.keep[-1], groups, target, keep_on_interrupt, callback)
         parts, complete = _rounds(run, rng)
         found = _merged(parts)
         beams = found.beams
@@ -205,6 +205,7 @@ class _Run(NamedTuple):
     engine: Engine
     method: Method
     plan: Plan  # of one round
+    keep: int  # of all rounds together
     groups: int
     target: float | None
     keep_on_interrupt: bool
@@ -297,10 +298,11 @@ def _in_turn(run: _Run, beams: Beams, i: int, left: Tensor, rng: Rng) -> tuple[B
 
 def _cut_short(run: _Run, steps: int, beams: Beams, trace: list[Step], lineage: list[Tensor]) -> _Found:
     """The posterior means of the best of the beams in progress: as many as the plan would have returned."""
-    keep = min(run.plan.keep[-1], beams.prompt.shape[1])
+    keep = min(run.keep, beams.prompt.shape[1])
     ranked = beams.value.nan_to_num(nan=-torch.inf).argsort(dim=-1, descending=True, stable=True)
     beams = beams.take(ranked[:, :keep].sort(dim=-1).values)
     x0 = beams.pred.x0
+    run.engine.allow(Bill(0, beams.prompt.numel(), beams.prompt.numel()))
     images, rewards = run.engine.finish(x0, beams.prompt)
     lineage = [*lineage[: steps - 1], beams.child]
     own = torch.arange(keep, device=x0.device).expand_as(beams.child)  # rows of `images`, no candidates of a step

@@ -75,6 +75,15 @@ def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeyp
         (["generate", "cat", *QUICK, "--eta", "0"], ["--eta"]),
         (["generate", "cat", *QUICK, "--method", "svdd", "--beams", "4", "--budget", "2"], ["--budget 2", "--beams 4"]),
         (["plan", "--method", "dsearch_r", "--beams", "4", "--budget", "8"], ["rate=0.03"]),
+        (["plan", "--within", "rows=3"], ["rows", "model_calls", "seconds"]),
+        (["plan", "--within", "decodes=many"], ["decodes=many", "number"]),
+        (["plan", "--within", "seconds=3"], ["generate"]),
+        (["plan", "--method", "published", "--within", "decodes=90"], ["published", "sized"]),
+        (
+            ["plan", "--method", "best_of_n", "--steps", "9", "--within", "model_calls=3"],
+            ["best_of_n", "model_calls=9"],
+        ),
+        (["plan", "--beside", "nothing", "--picture", "p.png"], ["nothing", "svdd"]),
         (["demo", "--seeds", "1", "--steps", "4"], ["seeds", "at least 2"]),
         (["demo", "--n", "1", "--steps", "4"], ["n is 1", "at least 2"]),
         (["demo", "--steps", "2"], ["2 steps", "at least 4"]),
@@ -96,6 +105,35 @@ def test_the_plan_command_prints_the_bill_of_the_method(capsys, tmp_path):
     bill = methods.dsearch(len, beams=6, budget=8).bill(20)
     assert f"{bill.model_calls:,} model calls, {bill.decodes:,} decodes" in text
     assert Image.open(picture).width > 0
+
+
+@pytest.mark.parametrize(("limit", "width"), [(40, 4), (400, 6)])  # 1 + 9 w rows, as many decodes
+def test_the_plan_command_sizes_a_method_and_the_others_beside_it(limit, width, capsys, tmp_path):
+    picture = tmp_path / "plan.png"
+    words = ["plan", "--method", "svdd", "--steps", "10", "--within", f"model_calls={limit}", "--within", "decodes=60"]
+    assert cli.main([*words, "--beside", "psp", "beam", "--picture", str(picture)]) == 0
+    text = capsys.readouterr().out
+    bill = methods.svdd(len, width).bill(10)
+    assert f"{bill.model_calls:,} model calls, {bill.decodes:,} decodes" in text
+    beside = text.split("others within")[1]
+    rows = {line.split()[0]: line.split() for line in beside.splitlines()[1:] if line.strip()}
+    for name in ("psp", "beam", "best_of_n", "dsearch", "fk"):
+        numbers = [int(word.replace(",", "")) for word in rows[name] if word.replace(",", "").isdigit()]
+        assert 0 < numbers[0] <= bill.model_calls
+    assert Image.open(picture).width > 0
+
+
+def test_generate_within_seconds_records_the_prices_and_the_plan_that_they_bought(tmp_path):
+    words = ["generate", "cat", *QUICK, "--method", "best_of_n", "--within", "seconds=3", "--within", "model_calls=30"]
+    assert cli.main([*words, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["bill"] == record["planned"] and 3 <= record["bill"]["model_calls"] <= 30
+    prices = record["within"]["prices"]
+    spent = sum(
+        p * n
+        for p, n in zip(prices.values() if isinstance(prices, dict) else prices, record["bill"].values(), strict=True)
+    )
+    assert spent <= 3
 
 
 def test_the_module_is_the_same_program():

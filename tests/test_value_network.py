@@ -93,7 +93,7 @@ def test_the_weights_kept_are_those_that_were_best_on_runs_held_out():
     network = ValueNetwork.like(runs, width=16)
     looks = fit(network, runs, "noise", steps=200, batch=64, rate=1e-2)
     best = min(look.held_out for look in looks)
-    assert looks[-1].error < 0.5 < 1 < looks[-1].held_out and best < looks[-1].held_out
+    assert looks[-1].error < 0.8 < 1 < looks[-1].held_out and best < looks[-1].held_out
     _, watched = runs.split(0.1, 0)
     with torch.no_grad():
         said = torch.stack([network(watched.x[:, t - 1], t, ["a"] * 4) for t in range(1, 5)], dim=1)
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused(runs):
         dsearch.search(toy.example(), method, ["a"])
     with pytest.raises(ValueError, match="sees='y' is not known; choose one of x, x0"):
         value.learned(network, "y")
-    with pytest.raises(ValueError, match="9 runs, held_out=0.1: take 10 or more"):
+    with pytest.raises(ValueError, match=r"9 runs, held_out=0\.1: take 10 or more"):
         fit(network, runs.take(torch.arange(9)), "hill")
     with pytest.raises(ValueError, match="no rewards"):
         collect(TOY, {}, ["a"])

@@ -34,6 +34,7 @@ from dsearch.value_network import Trajectories, ValueNetwork
 
 LEVELS = (3, 6, 9, 12, 15, 18)
 NAMES = {"mean": "posterior mean", "x": "learned from x_t", "x0": "learned from the posterior mean"}
+SWITCHED = "learned from the posterior mean, its reward from half of the steps on"
 
 
 def networks(world: Box, folder: Path, guide: str) -> dict[str, ValueNetwork]:
@@ -69,6 +70,7 @@ def search(world: Box, folder: Path, guide: str, bill: int, seeds: int) -> list[
     reward, found = world.rewards[guide], []
     values: dict[str, Any] = {"mean": value.posterior_mean}
     values |= {sees: value.learned(network) for sees, network in networks(world, folder, guide).items()}
+    values["switched"] = value.switched(values["x0"], value.posterior_mean, 0.5)
     for name, v in values.items():
         method = methods.svdd(reward, value=v).within(Budget(model_calls=bill * STEPS), STEPS)
         began = time.perf_counter()
@@ -77,7 +79,7 @@ def search(world: Box, folder: Path, guide: str, bill: int, seeds: int) -> list[
         judge = world.judge(result.images[:, 0], prompts)[0]
         cell = {"guide": guide, "n": bill, "value": name, "bill": result.bill, "seconds": seconds}
         found.append(cell | {"reward": result.rewards[:, 0].tolist(), "judge": judge.tolist()})
-        print(guide, bill, NAMES[name], f"{result.rewards[:, 0].mean():.4f} {seconds:.0f} s", flush=True)
+        print(guide, bill, name, f"{result.rewards[:, 0].mean():.4f} {seconds:.0f} s", flush=True)
     return found
 
 
@@ -96,7 +98,7 @@ def search_table(cells: list[dict[str, Any]]) -> str:
     for cell in cells:
         base = next(c for c in cells if (c["guide"], c["n"], c["value"]) == (cell["guide"], cell["n"], "mean"))
         mine, theirs = (torch.tensor(c["reward"], dtype=torch.float64) for c in (cell, base))
-        row = [cell["guide"], f"{cell['n']}×", NAMES[cell["value"]], str(interval(mine))]
+        row = [cell["guide"], f"{cell['n']}×", NAMES.get(cell["value"], SWITCHED), str(interval(mine))]
         row += ["" if cell is base else signed(interval(mine - theirs)), f"{sum(cell['judge']) / len(mine):.3f}"]
         row += [str(n) for n in cell["bill"]] + [f"{cell['seconds'] / base['seconds']:.2f}"]
         lines.append("| " + " | ".join(row) + " |")

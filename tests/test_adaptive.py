@@ -343,6 +343,21 @@ def test_a_model_without_a_deterministic_step_says_so():
         run(methods.svdd(smooth, 2, value=value.lookahead(1, deterministic=True)), denoiser=Bare())
 
 
+def test_a_switched_value_is_the_early_one_and_then_the_late_one():
+    early, late = value.lookahead(1), value.posterior_mean
+    model, reward = Counted(toy.example()), CountedReward(smooth)
+    result = run(methods.svdd(reward, 3, value=value.switched(early, late, 0.5)), denoiser=model)
+    assert result.bill == result.planned and tuple(result.spent) == (model.model_calls, model.decodes, reward.calls)
+    assert result.bill.model_calls == 1 + 3 * 5 + 3 * 2  # levels 1 and 2 of 6 look ahead by a row
+    first = run(methods.svdd(smooth, 3, value=early)).trace[0].values
+    assert torch.equal(result.trace[0].values, first)
+    never = run(methods.svdd(smooth, 3, value=value.switched(early, late, 0.01)))
+    assert_same_result(never, run(methods.svdd(smooth, 3)))
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match="is outside"):
+            value.switched(early, late, share)
+
+
 def test_methods_mix_psp_first_then_dsearch():
     """Eight seeds pruned at a quarter and a half of the steps, then children for those that are left."""
     steps = 8

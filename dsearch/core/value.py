@@ -10,11 +10,21 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor
 
-from .contract import Beams, Prediction, Rng, map_tree
+from .contract import Beams, Prediction, Rng, Value, map_tree
 from .engine import Engine
 from .plan import Bill, one_of, positive
 
-__all__ = ["Learned", "Lookahead", "PosteriorMean", "Sees", "learned", "lookahead", "posterior_mean"]
+__all__ = [
+    "Learned",
+    "Lookahead",
+    "PosteriorMean",
+    "Sees",
+    "Switched",
+    "learned",
+    "lookahead",
+    "posterior_mean",
+    "switched",
+]
 
 
 class PosteriorMean:
@@ -143,3 +153,35 @@ class Learned:
 
 
 learned = Learned
+
+
+class Switched:
+    """One value early, another late: a network while posterior means are a blur, say, and their reward from then on.
+
+    Args:
+        early: the value of levels below `share * num_steps`.
+        late: that of the others.
+        share: of the steps, in (0, 1).
+
+    Raises:
+        ValueError: for another share.
+    """
+
+    def __init__(self, early: Value, late: Value, share: float = 0.5) -> None:
+        if not 0 < share < 1:
+            raise ValueError(f"share={share} is outside (0, 1); use one of the two values alone")
+        self.early, self.late, self.share = early, late, share
+
+    def __call__(self, children: Beams, step: int, engine: Engine) -> Tensor:
+        """Candidates `[B, N, ...]` -> `[B, N]`."""
+        return self._at(step, engine.denoiser.num_steps)(children, step, engine)
+
+    def cost(self, step: int, num_steps: int) -> Bill:
+        """That of the value asked."""
+        return self._at(step, num_steps).cost(step, num_steps)
+
+    def _at(self, step: int, num_steps: int) -> Value:
+        return self.early if step < self.share * num_steps else self.late
+
+
+switched = Switched

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import __version__, methods
+from ._torchvision import mend
 from .core.budget import Budget, measure
 from .core.contract import Method, Reward
 from .core.loop import Result, search
@@ -388,6 +389,7 @@ def _denoiser(args: argparse.Namespace) -> StableDiffusion:
 def _hush() -> None:
     """Model libraries talk while they load; a command line should not."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    mend()
     import transformers
 
     transformers.utils.logging.set_verbosity_error()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._torchvision import mend
 from ..core.contract import Prediction, Rng
 from ..core.plan import positive
 from ..core.rng import move
@@ -154,6 +155,7 @@ class StableDiffusion:
 
 
 def _refuse_other_pipelines(pipe: Any) -> None:
+    mend()
     from diffusers import StableDiffusionPipeline
 
     if not isinstance(pipe, StableDiffusionPipeline):

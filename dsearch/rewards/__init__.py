@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ..discovery import find, modules
 
 if TYPE_CHECKING:  # for editors only; a reward that is not named here works all the same
+    from dsearch.rewards.aesthetic import Aesthetic as Aesthetic
+    from dsearch.rewards.aesthetic import AestheticHead as AestheticHead
     from dsearch.rewards.clip_score import CLIPScore as CLIPScore
     from dsearch.rewards.compressibility import Compressibility as Compressibility
     from dsearch.rewards.compressibility import Incompressibility as Incompressibility
+    from dsearch.rewards.hps import HPS as HPS
+    from dsearch.rewards.pick_score import PickScore as PickScore
 
 
 def __getattr__(name: str) -> Any:

@@ -7,13 +7,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dsearch._torchvision import mend
 from dsearch.rewards._inputs import check_images, check_prompts
+from dsearch.rewards._texts import Remembered
 
 __all__ = ["CLIPScore"]
 
@@ -50,8 +52,7 @@ class CLIPScore:
         download: bool = False,
         text_cache: int = 1024,
     ) -> None:
-        if text_cache < 0:
-            raise ValueError(f"text_cache={text_cache}; choose 0 (keep nothing) or more prompts")
+        self._texts = Remembered(text_cache)
         if path is None:
             from dsearch.box import clip_path
 
@@ -60,9 +61,12 @@ class CLIPScore:
         self.device = None if device is None else torch.device(device)
         self.dtype = dtype or torch.float32
         self.preprocess = Preprocess.from_config(config)
-        self.text_cache = text_cache
         self._model = model.eval().requires_grad_(False).to(device=self.device, dtype=self.dtype)
-        self._texts: dict[str, Tensor] = {}  # in order of use, the oldest first
+
+    @property
+    def dim(self) -> int:
+        """Numbers in an embedding."""
+        return int(self._model.config.projection_dim)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         check_prompts(images, prompts)
@@ -80,16 +84,7 @@ class CLIPScore:
 
     def text_embeddings(self, prompts: Sequence[str]) -> Tensor:
         """N prompts -> float32 [N, D] of length 1, on the model's device; a distinct one is encoded once."""
-        distinct = list(dict.fromkeys(prompts))
-        known = {prompt: self._texts.pop(prompt) for prompt in distinct if prompt in self._texts}
-        unknown = [prompt for prompt in distinct if prompt not in known]
-        if unknown:
-            rows = F.normalize(self._text_features(unknown).float(), dim=-1)
-            known |= {prompt: row.clone() for prompt, row in zip(unknown, rows, strict=True)}
-        self._texts |= known
-        for prompt in list(self._texts)[: max(0, len(self._texts) - self.text_cache)]:
-            del self._texts[prompt]
-        return torch.stack([known[prompt].to(self._model.device) for prompt in prompts])
+        return self._texts(prompts, self._text_features, self._model.device)
 
     @torch.inference_mode()
     def _image_features(self, images: Tensor) -> Tensor:
@@ -105,7 +100,9 @@ class CLIPScore:
             prompts, padding="max_length", truncation=True, max_length=bound, return_tensors="pt"
         ).to(self._model.device)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
-        return _embedding(self._model.get_text_features(input_ids=ids, attention_mask=mask))
+        return F.normalize(
+            _embedding(self._model.get_text_features(input_ids=ids, attention_mask=mask)).float(), dim=-1
+        )
 
     def _warn_of_cuts(self, prompts: list[str], bound: int) -> None:
         lengths = map(len, self._tokenizer(prompts, truncation=True, max_length=bound + 1)["input_ids"])
@@ -202,6 +199,7 @@ def _embedding(output: Any) -> Tensor:
 def _load(path: str | Path, download: bool) -> tuple[Any, Any, dict[str, Any]]:
     """A directory or hub id -> the model, its tokenizer and its preprocessing; none runs foreign code."""
     _check_files(path)
+    mend()
     from transformers import AutoTokenizer, CLIPModel, ImageProcessingMixin
 
     name, local = str(path), {"local_files_only": not download}
@@ -238,9 +236,17 @@ def _remedy(problem: str) -> str:
 
 def example() -> CLIPScore:
     """A tiny random CLIP, made on the spot, for the law suite."""
+    return tiny(CLIPScore)
+
+
+Kind = TypeVar("Kind", bound=CLIPScore)
+
+
+def tiny(kind: type[Kind]) -> Kind:
+    """A tiny random CLIP, for the examples of rewards that are built on one."""
     with tempfile.TemporaryDirectory() as folder:
         _save_tiny(Path(folder))
-        return CLIPScore(folder)
+        return kind(folder)
 
 
 def _save_tiny(folder: Path) -> None:

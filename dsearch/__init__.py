@@ -8,6 +8,7 @@ from .core.budget import Budget, Prices, measure
 from .core.contract import Beams, Choice, Denoiser, Method, Potential, Prediction, Reward, Rng, Scores, Selector, Value
 from .core.engine import RewardError
 from .core.loop import Lineage, Result, Step, search
+from .core.panel import Look, Panel
 from .core.plan import Bill, Plan
 from .core.rng import KeyedRng
 from .core.tuning import Pilot, pilot
@@ -25,7 +26,9 @@ __all__ = [
     "Denoiser",
     "KeyedRng",
     "Lineage",
+    "Look",
     "Method",
+    "Panel",
     "Pilot",
     "Plan",
     "Potential",

@@ -66,7 +66,7 @@ class Engine:
         advance: Callable[[int], object],
     ) -> None:
         self.denoiser, self.prompts, self.rng, self.ragged = denoiser, prompts, rng, ragged
-        self.spent = Bill()
+        self.spent, self.watched = Bill(), Bill()
         self._reward, self._pool, self._chunks = reward, pool, chunks
         self._allowance, self._advance = allowance, advance
         self._cond = denoiser.encode(prompts)
@@ -103,6 +103,18 @@ class Engine:
         drawn, rewards = self._rewarded(x0, prompt, self.denoiser.num_steps, images.append)
         return _put(torch.cat(images), drawn, x0.shape[:2], 0), rewards
 
+    def observe(self, name: str, watcher: Reward, x0: Tensor, prompt: Tensor, step: int) -> Tensor:
+        """What a reward that never steers says of `[B, N, ...]`: `[B, N]`; counted apart, in `watched`."""
+        return self._rewarded(x0, prompt, step, lambda images: None, watcher, name)[1]
+
+    def observe_images(self, name: str, watcher: Reward, images: Tensor, prompts: list[list[str]]) -> Tensor:
+        """The same of images `[B, K, ...]` that are decoded already."""
+        flat, texts = images.flatten(0, 1), [text for group in prompts for text in group]
+        step = self.denoiser.num_steps
+        slices = _slices(len(flat), self._chunks.reward)
+        parts = [self._ask(watcher, flat[rows], texts[rows], step, name) for rows in slices]
+        return torch.cat(parts).to(images.device).unflatten(0, images.shape[:2])
+
     def allow(self, bill: Bill) -> None:
         """Raises the allowance: what an interrupt cut off is paid for, and so is saving the best so far."""
         self._allowance = self._allowance.plus(bill)
@@ -114,14 +126,21 @@ class Engine:
         self._unread.clear()
 
     def _rewarded(
-        self, x0: Tensor, prompt: Tensor, step: int, see: Callable[[Tensor], object]
+        self,
+        x0: Tensor,
+        prompt: Tensor,
+        step: int,
+        see: Callable[[Tensor], object],
+        watcher: Reward | None = None,
+        watching: str = "",
     ) -> tuple[Tensor | None, Tensor]:
+        scorer = self._reward if watcher is None else watcher
         lead, (x0, prompt, drawn) = x0.shape[:2], self._drawn(x0, prompt)
         prompts = self._texts(prompt, drawn, lead)
         values = []
         for rows in _slices(len(x0), self._chunks.reward):
-            images = self._decoded(x0[rows])
-            values.append(self._ask(self._reward, images, prompts[rows], step).to(x0.device, non_blocking=True))
+            images = self._decoded(x0[rows], watching)
+            values.append(self._ask(scorer, images, prompts[rows], step, watching).to(x0.device, non_blocking=True))
             see(images)
         return drawn, _put(torch.cat(values), drawn, lead, -torch.inf)
 
@@ -133,20 +152,21 @@ class Engine:
         drawn = (prompt >= 0).nonzero()[:, 0]
         return x[drawn], prompt[drawn], drawn
 
-    def _decoded(self, x0: Tensor) -> Tensor:
-        self._spend(Bill(decodes=len(x0)))
+    def _decoded(self, x0: Tensor, watching: str) -> Tensor:
+        self._spend(Bill(decodes=len(x0)), watching)
         parts = [self.denoiser.decode(x0[rows]) for rows in _slices(len(x0), self._chunks.decode)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def _ask(self, scorer: Reward, images: Tensor, prompts: list[str], step: int) -> Tensor:
-        self._spend(Bill(reward_calls=len(images)))
+    def _ask(self, scorer: Reward, images: Tensor, prompts: list[str], step: int, watching: str = "") -> Tensor:
+        self._spend(Bill(reward_calls=len(images)), watching)
+        who = f"the panel's {watching!r}" if watching else "the reward"
         try:
             value = torch.as_tensor(scorer(images, prompts))
         except Exception as error:
-            raise RewardError(f"the reward raised {type(error).__name__}: {error}", step, prompts) from error
+            raise RewardError(f"{who} raised {type(error).__name__}: {error}", step, prompts) from error
         if value.shape != (len(images),):
             raise RewardError(
-                f"the reward returned shape {tuple(value.shape)} for {len(images)} images; return one number an image",
+                f"{who} returned shape {tuple(value.shape)} for {len(images)} images; return one number an image",
                 step,
                 prompts,
             )
@@ -166,7 +186,10 @@ class Engine:
             return [self.prompts[i] for i in prompt.tolist()]
         return [text for text in self.prompts for _ in range(lead[1])]
 
-    def _spend(self, bill: Bill) -> None:
+    def _spend(self, bill: Bill, watching: str = "") -> None:
+        if watching:
+            self.watched = self.watched.plus(bill)
+            return
         self.spent = self.spent.plus(bill)
         if self.spent.exceeds(self._allowance):
             raise RuntimeError(

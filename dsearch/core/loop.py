@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .contract import Beams, Denoiser, Method, Rng, take
+from .contract import Beams, Denoiser, Method, Reward, Rng, take
 from .engine import Chunks, Engine
+from .panel import Look, Panel, Watch
 from .plan import Bill, Plan
+from .resample import ess
 from .rng import KeyedRng
-from .steps import Step, children, first, in_turn, narrow, reached
+from .steps import Step, children, done, drawn, first, in_turn, narrow
 
 __all__ = ["Lineage", "Result", "Step", "search"]
 
@@ -41,6 +43,16 @@ class Lineage:
     def ancestor(self) -> Tensor:
         """`[B, K]`: for each image of the result, the beam of x_T it descends from."""
         return self._walk()[1]
+
+    def ancestors(self) -> Tensor:
+        """`[B, T]`: how many beams of x_T have descendants after each step; it never rises."""
+        counts, root = [], None
+        for child, width in zip(self.child, self.width, strict=True):
+            parent = child // width
+            root = parent if root is None else take(root, parent)
+            sorted_root = root.sort(dim=-1).values
+            counts.append(1 + (sorted_root.diff(dim=-1) != 0).sum(dim=-1))
+        return torch.stack(counts, dim=-1)
 
     def _walk(self) -> tuple[list[Tensor], Tensor]:
         beam, path = self.order, []
@@ -69,6 +81,8 @@ class Result:
         planned: what `method.bill` promised; the counted one is equal, or less where a search stops early.
         plan: the plan that was run.
         complete: False where an interrupt cut it short.
+        looks: what the panel of `observe=` said, the last one of `images`; empty without one.
+        watched: what the panel cost, all groups together; it is in none of the other bills.
     """
 
     images: Tensor
@@ -84,6 +98,18 @@ class Result:
     planned: Bill
     plan: Plan
     complete: bool
+    looks: list[Look]
+    watched: Bill
+
+    @property
+    def observed(self) -> dict[str, Tensor]:
+        """By name, `[B, K]` what the panel says of `images`; empty without one."""
+        return self.looks[-1].scores if self.looks else {}
+
+    @property
+    def ess(self) -> Tensor:
+        """`[B]` effective number of samples by `log_w`, (sum w)^2 / sum w^2: K without a potential."""
+        return ess(self.log_w)
 
     @property
     def log_z(self) -> Tensor:
@@ -108,6 +134,7 @@ def search(
     reward_chunk: int | None = 64,
     target: float | None = None,
     keep_on_interrupt: bool = False,
+    observe: Panel | Mapping[str, Reward] | None = None,
     progress: bool | Callable[..., Any] = False,
     callback: Callback | None = None,
 ) -> Result:
@@ -128,6 +155,8 @@ def search(
             ends its rounds. What that saves is not spent.
         keep_on_interrupt: on a KeyboardInterrupt, return the best so far: of the rounds that are complete, or else the
             posterior means of the beams in progress, for a decode and a reward each and no further network row.
+        observe: rewards by name that score the final images and never steer, or a `Panel` of them that also looks on
+            the way. What they cost is counted apart.
         progress: True for a bar over the planned network rows, or a tqdm-like class to make one.
         callback: called after each step with its `Step` and the surviving `Beams`; what it returns is ignored. A noise
             search reports the steps of each round, and the clean one once, for all rounds together.
@@ -153,6 +182,9 @@ def search(
     if target is not None and math.isnan(target):
         raise ValueError("target is nan; give a reward to reach")
     rounds = 1 if method.rounds is None else method.rounds.count
+    if isinstance(observe, Mapping):
+        observe = Panel(observe)
+    watch = None if observe is None else Watch(observe)
 
     with _bar(progress, groups * planned.model_calls) as advance, _released(denoiser):
         engine = Engine(
@@ -161,12 +193,14 @@ def search(
             prompts,
             rng=rng,
             pool=method.pool,
-            ragged=target is not None or method.enough is not None,
+            ragged=target is not None or method.enough is not None or bool(watch and watch.panel.patience),
             chunks=chunks,
             allowance=Bill().plus(planned, groups),
             advance=advance,
         )
-        run = _Run(engine, method, plan.split(rounds), plan.keep[-1], groups, target, keep_on_interrupt, callback)
+        run = _Run(
+            engine, method, plan.split(rounds), plan.keep[-1], groups, target, keep_on_interrupt, callback, watch
+        )
         parts, complete = _rounds(run, rng)
         found = _merged(parts)
         beams = found.beams
@@ -176,17 +210,22 @@ def search(
             found.lineage.append(beams.child)
             if callback is not None:
                 callback(found.trace[-1], beams)
+        rewards = take(found.rewards, beams.child)
+        order = rewards.argsort(dim=-1, descending=True, stable=True)
+        beams, rewards = beams.take(order), take(rewards, order)
+        images = take(found.images, beams.child)
+        texts = [[prompts[p] for p in group] for group in beams.prompt.tolist()]
+        if watch is not None:
+            said = {name: engine.observe_images(name, r, images, texts) for name, r in watch.panel.rewards.items()}
+            watch.looks.append(Look(num_steps, rewards, said))
         engine.settle()
 
-    rewards = take(found.rewards, beams.child)
-    order = rewards.argsort(dim=-1, descending=True, stable=True)
-    beams = beams.take(order)
     unknown = method.rounds is not None and not method.rounds.independent
     return Result(
-        images=take(found.images, beams.child),
-        rewards=take(rewards, order),
+        images=images,
+        rewards=rewards,
         latents=beams.x,
-        prompts=[[prompts[p] for p in group] for group in beams.prompt.tolist()],
+        prompts=texts,
         log_w=beams.log_w,
         trace=found.trace,
         lineage=Lineage(tuple(found.lineage), tuple(step.width for step in found.trace), order),
@@ -196,6 +235,8 @@ def search(
         planned=planned,
         plan=plan,
         complete=complete,
+        looks=[] if watch is None else watch.looks,
+        watched=engine.watched,
     )
 
 
@@ -210,6 +251,7 @@ class _Run(NamedTuple):
     target: float | None
     keep_on_interrupt: bool
     callback: Callback | None
+    watch: Watch | None
 
 
 class _Found(NamedTuple):
@@ -232,6 +274,8 @@ def _rounds(run: _Run, rng: Rng) -> tuple[list[_Found], bool]:
     asleep = torch.zeros(run.groups, dtype=torch.bool)
     for _ in range(run.method.rounds.count):
         run.engine.rng = source.next(rounds[-1].rewards if rounds else None)
+        if run.watch is not None:
+            run.watch.restart()
         try:
             # A round that is cut short is worth less than those before it, so only the first tries to save it.
             keep = run.keep_on_interrupt and not rounds
@@ -255,13 +299,16 @@ def _descend(run: _Run, rng: Rng, asleep: Tensor | None = None) -> _Found:
     beams = first(engine, method, (run.groups, plan.start), rng, asleep)
     left = torch.zeros_like(beams.prompt)
     trace, lineage, saved = list[Step](), list[Tensor](), None
+
+    def idle(beams: Beams) -> Tensor | None:
+        return done(beams, run.target, None if run.watch is None else run.watch.stopped)
+
     try:
         for i in range(plan.num_steps - 1):
             if method.enough and plan.score[i]:
                 beams, step, left = _in_turn(run, beams, i, left, rng)
             else:
-                drawn = None if run.target is None else reached(beams, run.target, plan, i)
-                beams = children(engine, beams, i, plan.width[i], rng, drawn)  # [B, N, ...]
+                beams = children(engine, beams, i, plan.width[i], rng, drawn(idle(beams), plan, i))  # [B, N, ...]
                 values = method.value(beams, i + 1, engine) if plan.score[i] else None
                 step = Step(i, plan.alive[i], plan.width[i], values)
                 if values is not None:
@@ -269,11 +316,12 @@ def _descend(run: _Run, rng: Rng, asleep: Tensor | None = None) -> _Found:
             trace.append(step)
             lineage.append(beams.child)
             saved = i + 1, beams
+            if run.watch is not None:
+                run.watch.look(beams, i + 1, engine)
             if run.callback is not None:
                 run.callback(step, beams)
         i = plan.num_steps - 1
-        drawn = None if run.target is None else reached(beams, run.target, plan, i)
-        clean = children(engine, beams, i, plan.width[i], rng, drawn)
+        clean = children(engine, beams, i, plan.width[i], rng, drawn(idle(beams), plan, i))
         images, rewards = engine.finish(clean.pred.x0, clean.prompt)
         trace.append(Step(i, plan.alive[i], plan.width[i], rewards))
     except KeyboardInterrupt:
@@ -289,11 +337,10 @@ def _in_turn(run: _Run, beams: Beams, i: int, left: Tensor, rng: Rng) -> tuple[B
     assert method.enough is not None
     left = left + plan.width[i]
     reach = 1 + sum(w - 1 for w, scored in zip(plan.width[: i + 1], plan.score, strict=False) if scored)
-    allowed = left
-    if run.target is not None:
-        allowed = torch.where((beams.value >= run.target).any(dim=1, keepdim=True), 1, left)
-    drawn = in_turn(run.engine, method, beams, i, allowed, reach, rng, method.enough)
-    return drawn.survivors, Step(i, plan.alive[i], reach, drawn.values), left - allowed + drawn.left
+    idle = done(beams, run.target, None if run.watch is None else run.watch.stopped)
+    allowed = left if idle is None else torch.where(idle[:, None], 1, left)
+    came = in_turn(run.engine, method, beams, i, allowed, reach, rng, method.enough)
+    return came.survivors, Step(i, plan.alive[i], reach, came.values), left - allowed + came.left
 
 
 def _cut_short(run: _Run, steps: int, beams: Beams, trace: list[Step], lineage: list[Tensor]) -> _Found:

@@ -14,7 +14,7 @@ from .contract import Beams, Memory, Method, Rng, Scores, map_tree
 from .engine import Engine
 from .plan import Plan
 
-__all__ = ["Step", "children", "first", "in_turn", "narrow", "reached"]
+__all__ = ["Step", "children", "done", "drawn", "first", "in_turn", "narrow"]
 
 
 class Step(NamedTuple):
@@ -90,11 +90,19 @@ def narrow(candidates: Beams, value: Tensor, method: Method, plan: Plan, i: int,
     return replace(survivors, log_w=choice.log_w, kl=kl)
 
 
-def reached(beams: Beams, target: float, plan: Plan, i: int) -> Tensor | None:
-    """`[B, N]` the children to draw at step i: in groups whose best value is at `target`, one a beam; None for all."""
-    if plan.width[i] == 1 or plan.keep[i] > plan.alive[i]:
+def done(beams: Beams, target: float | None, stopped: Tensor | None) -> Tensor | None:
+    """`[B]` the groups that search no further: their best value is at `target`, or they were stopped; None for none."""
+    if target is None:
+        return stopped
+    reached = (beams.value >= target).any(dim=1)  # a value that was never asked is nan
+    return reached if stopped is None else reached | stopped
+
+
+def drawn(idle: Tensor | None, plan: Plan, i: int) -> Tensor | None:
+    """`[B, N]` the children to draw at step i: in `idle [B]` groups one a beam; None for all."""
+    if idle is None or plan.width[i] == 1 or plan.keep[i] > plan.alive[i]:
         return None
-    searching = ~(beams.value >= target).any(dim=1)  # a value that was never asked is nan
+    searching = ~idle
     eldest = torch.arange(plan.rows[i], device=searching.device) % plan.width[i] == 0
     return searching[:, None] | eldest
 

@@ -26,7 +26,8 @@ import dsearch
 from dsearch import Budget, Method, methods
 from dsearch.box import DEMO_PROMPTS, SUBJECTS, clip_path, pipeline_path
 from dsearch.core import value
-from dsearch.demo import Interval, Judge, interval
+from dsearch.demo import Judge
+from dsearch.metrics import Interval, diversity, interval, paired
 from dsearch.pictures import Panel, Series, curves, grid
 
 STEPS, GUIDANCE = 20, 2.5
@@ -211,7 +212,7 @@ class Point(NamedTuple):
         """Paired over the prompts and seeds that both have."""
         theirs = dict(zip(other.keys(), other.of(what).tolist(), strict=True))
         pairs = [(x, theirs[key]) for key, x in zip(self.keys(), self.of(what).tolist(), strict=True) if key in theirs]
-        return interval(torch.tensor([a - b for a, b in pairs], dtype=torch.float64))
+        return paired(*torch.tensor(pairs, dtype=torch.float64).T)
 
     def diversity(self) -> Interval:
         """Mean over prompts of the mean pairwise 1 - cosine of the judge's embeddings, over seeds."""
@@ -219,12 +220,7 @@ class Point(NamedTuple):
         for cell in self.cells:
             for prompt, embedding in zip(cell["prompts"], cell["embedding"], strict=True):
                 of_prompt.setdefault(prompt, []).append(embedding)
-        spreads = []
-        for rows in of_prompt.values():
-            e = torch.nn.functional.normalize(torch.tensor(rows, dtype=torch.float64), dim=-1)
-            k = len(e)
-            spreads.append(1 - ((e @ e.T).sum() - k) / (k * (k - 1)))
-        return interval(torch.stack(spreads))
+        return interval(torch.stack([diversity(torch.tensor(rows)) for rows in of_prompt.values()]))
 
 
 def points(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str, int], Point]:

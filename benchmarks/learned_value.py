@@ -29,7 +29,7 @@ import dsearch
 from dsearch import Budget, methods
 from dsearch.box import DEMO_PROMPTS
 from dsearch.core import value
-from dsearch.demo import interval
+from dsearch.metrics import interval, paired
 from dsearch.value_network import Trajectories, ValueNetwork
 
 LEVELS = (3, 6, 9, 12, 15, 18)
@@ -99,7 +99,7 @@ def search_table(cells: list[dict[str, Any]]) -> str:
         base = next(c for c in cells if (c["guide"], c["n"], c["value"]) == (cell["guide"], cell["n"], "mean"))
         mine, theirs = (torch.tensor(c["reward"], dtype=torch.float64) for c in (cell, base))
         row = [cell["guide"], f"{cell['n']}×", NAMES.get(cell["value"], SWITCHED), str(interval(mine))]
-        row += ["" if cell is base else signed(interval(mine - theirs)), f"{sum(cell['judge']) / len(mine):.3f}"]
+        row += ["" if cell is base else signed(paired(mine, theirs)), f"{sum(cell['judge']) / len(mine):.3f}"]
         row += [str(n) for n in cell["bill"]] + [f"{cell['seconds'] / base['seconds']:.2f}"]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from . import methods
 from .core.contract import Beams, Denoiser, Method, Reward
 from .core.loop import Step, search
 from .core.plan import Bill, largest, positive
+from .metrics import Interval, interval
 from .pictures import Panel, Series, curves, grid
 
 if TYPE_CHECKING:
     from .rewards.clip_score import CLIPScore
 
-__all__ = ["Interval", "Judge", "Setting", "at_one_bill", "interval", "run"]
+__all__ = ["Judge", "Setting", "at_one_bill", "run"]
 
 TITLES = {"plain": "plain", "best_of_n": "best-of-N", "svdd": "SVDD", "dsearch": "DSearch", "dsearch_r": "DSearch-R"}
 
@@ -46,26 +47,6 @@ class Setting:
         positive("n", self.n, at_least=2)
         if not self.prompts:
             raise ValueError("no prompts; give at least one")
-
-
-class Interval(NamedTuple):
-    """A mean and its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def interval(samples: Tensor) -> Interval:
-    """Independent samples `[S]`, S at least 2 -> their mean and its 95% Student t interval."""
-    from scipy.stats import t
-
-    n, mean = len(samples), float(samples.double().mean())
-    half = float(t.ppf(0.975, n - 1) * samples.double().std() / n**0.5)
-    return Interval(mean, mean - half, mean + half)
 
 
 def at_one_bill(reward: Reward, n: int, num_steps: int) -> dict[str, Method]:

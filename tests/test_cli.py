@@ -163,14 +163,6 @@ def test_the_demonstration_compares_all_methods_at_one_bill(tmp_path, capsys):
     assert "| clip | DSearch-R |" in capsys.readouterr().out
 
 
-def test_an_interval_is_students_own():
-    from scipy.stats import ttest_1samp
-
-    samples = torch.tensor([1.0, 2.5, 2.0, 4.0, 3.0])
-    low, high = ttest_1samp(samples.numpy(), 0).confidence_interval(0.95)
-    assert demo.interval(samples) == pytest.approx((2.5, low, high), rel=1e-6)
-
-
 def test_pictures_keep_every_grey_level():
     levels = torch.arange(256).float().div(255).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     (picture,) = to_pil(levels)

@@ -11,6 +11,7 @@ from ..discovery import find, modules
 if TYPE_CHECKING:  # for editors only; a reward that is not named here works all the same
     from dsearch.rewards.aesthetic import Aesthetic as Aesthetic
     from dsearch.rewards.aesthetic import AestheticHead as AestheticHead
+    from dsearch.rewards.classifier import Classifier as Classifier
     from dsearch.rewards.clip_score import CLIPScore as CLIPScore
     from dsearch.rewards.compressibility import Compressibility as Compressibility
     from dsearch.rewards.compressibility import Incompressibility as Incompressibility

@@ -51,6 +51,14 @@ DEMO = """examples:
 """
 
 
+PAPER = """examples:
+  dsearch reproduce                                  (the model in the box, small: half an hour on two cores)
+  dsearch reproduce compressibility --seeds 2 --bills 4
+  dsearch reproduce --model stable-diffusion-v1-5/stable-diffusion-v1-5 --aesthetic-clip DIR --aesthetic-head FILE \\
+      --hps FILE --hps-prompts FILE --bills 4 16 64
+"""
+
+
 class UsageError(ValueError):
     """Something the user can put right; shown without a traceback."""
 
@@ -112,6 +120,18 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that guides (in the box: its guide; else none)")
     demo.add_argument("--judge", metavar="DIR", help="the CLIPModel that watches (in the box: its judge; else none)")
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="folder (default: %(default)s)")
+
+    paper = command("reproduce", _reproduce, "the experiments of Li et al. 2025, also at equal bills", PAPER)
+    paper.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="compressibility, aesthetic, hps (all)")
+    _add_model(paper)
+    paper.add_argument("--aesthetic-head", type=Path, metavar="FILE", help="LAION's MLP (in the box: colourfulness)")
+    paper.add_argument("--aesthetic-clip", metavar="DIR", help="the CLIP ViT-L/14 under it")
+    paper.add_argument("--hps", metavar="FILE", help="the HPS v2 checkpoint (in the box: its guide's CLIP score)")
+    paper.add_argument("--hps-prompts", type=Path, metavar="FILE", help="prompts of hps, one a line (the animals)")
+    paper.add_argument("--bills", type=int, nargs="+", default=[5, 20], help="in runs of plain sampling a prompt")
+    paper.add_argument("--seeds", type=int, default=3, help="repetitions, at least 2 (default: %(default)s)")
+    paper.add_argument("--full", action="store_true", help="the published flags' sizes in the box too: hours")
+    paper.add_argument("--out", type=Path, default=Path("reproduce-out"), help="folder (default: %(default)s)")
     return parser
 
 
@@ -270,6 +290,61 @@ def _demo(args: argparse.Namespace) -> None:
     about = {**_about(args), "prompts": list(setting.prompts), "seeds": args.seeds, "n": args.n}
     rows = demo.run(denoiser, guides, setting, args.out, judge=judge, about=about, **_chunks(args))
     print("\n" + demo.table(rows) + f"\n\nPictures: {args.out / 'grid.png'}, {args.out / 'trend.png'}")
+
+
+def _reproduce(args: argparse.Namespace) -> None:
+    from . import reproduce
+
+    names = tuple(args.experiments) or ("compressibility", "aesthetic", "hps")
+    unknown = [name for name in names if name not in ("compressibility", "aesthetic", "hps")]
+    if unknown:
+        raise UsageError(f"experiment {unknown[0]!r}: choose among compressibility, aesthetic, hps")
+    boxed = args.model == "box"
+    setting = reproduce.Setting(args.bills, args.seeds)
+    prompts = reproduce.ANIMALS if args.hps_prompts is None else tuple(_lines(args.hps_prompts))
+    rewards = {name: _published_reward(name, args) for name in names}
+    denoiser = _denoiser(args)
+    flags = reproduce.SMALL if boxed and not args.full else reproduce.PUBLISHED
+    experiments = {
+        name: reproduce.Experiment(
+            reward,
+            prompts if name == "hps" else reproduce.ANIMALS,
+            flags._replace(w=6) if name == "hps" and flags is reproduce.PUBLISHED else flags,
+            {other: watcher for other, watcher in rewards.items() if other != name},
+            {"compressibility": "minus kB"}.get(name, ""),
+        )
+        for name, reward in rewards.items()
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = reproduce.run(denoiser, experiments, setting, args.out, about=_about(args), **_chunks(args))
+    (args.out / "table.md").write_text(reproduce.table(rows) + "\n", encoding="utf-8")
+    print(f"\n{reproduce.table(rows)}\n\nPictures: {args.out / 'curves.png'}, {args.out / 'grid_*.png'}")
+
+
+def _published_reward(name: str, args: argparse.Namespace) -> Reward:
+    """The paper's reward where its weights are given, and in the box what stands in for it."""
+    from . import rewards
+
+    if name == "compressibility":
+        return rewards.Compressibility()
+    if name == "aesthetic" and args.aesthetic_head:
+        if args.aesthetic_clip is None:
+            raise UsageError("--aesthetic-head needs --aesthetic-clip, the CLIP ViT-L/14 under it")
+        return rewards.Aesthetic(args.aesthetic_clip, args.aesthetic_head)
+    if name == "hps" and args.hps:
+        return rewards.HPS(args.hps)
+    if args.model != "box":
+        raise UsageError(f"{name} needs its weights: --{'hps' if name == 'hps' else 'aesthetic-head'} FILE")
+    return rewards.Colourfulness() if name == "aesthetic" else _clip(None, args.device)
+
+
+def _lines(file: Path) -> list[str]:
+    if not file.is_file():
+        raise UsageError(f"no prompts at {file}; give a text file with one prompt a line")
+    found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not found:
+        raise UsageError(f"{file} holds no prompt; give one a line")
+    return found
 
 
 def _method(args: argparse.Namespace, reward: Reward) -> Method:

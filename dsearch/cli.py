@@ -295,14 +295,18 @@ def _demo(args: argparse.Namespace) -> None:
 def _reproduce(args: argparse.Namespace) -> None:
     from . import reproduce
 
-    names = tuple(args.experiments) or ("compressibility", "aesthetic", "hps")
-    unknown = [name for name in names if name not in ("compressibility", "aesthetic", "hps")]
+    every = ("compressibility", "aesthetic", "hps")
+    names = tuple(args.experiments) or every
+    unknown = [name for name in names if name not in every]
     if unknown:
-        raise UsageError(f"experiment {unknown[0]!r}: choose among compressibility, aesthetic, hps")
+        raise UsageError(f"experiment {unknown[0]!r}: choose among {', '.join(every)}")
     boxed = args.model == "box"
     setting = reproduce.Setting(args.bills, args.seeds)
     prompts = reproduce.ANIMALS if args.hps_prompts is None else tuple(_lines(args.hps_prompts))
     rewards = {name: _published_reward(name, args) for name in names}
+    for name in every:  # the others watch, where their weights are given
+        with suppress(UsageError):
+            rewards.setdefault(name, _published_reward(name, args))
     denoiser = _denoiser(args)
     flags = reproduce.SMALL if boxed and not args.full else reproduce.PUBLISHED
     experiments = {
@@ -313,7 +317,7 @@ def _reproduce(args: argparse.Namespace) -> None:
             {other: watcher for other, watcher in rewards.items() if other != name},
             {"compressibility": "minus kB"}.get(name, ""),
         )
-        for name, reward in rewards.items()
+        for name, reward in ((name, rewards[name]) for name in names)
     }
     args.out.mkdir(parents=True, exist_ok=True)
     rows = reproduce.run(denoiser, experiments, setting, args.out, about=_about(args), **_chunks(args))

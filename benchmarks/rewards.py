@@ -25,18 +25,8 @@ import dsearch
 from dsearch._torchvision import mend
 from dsearch.rewards import HPS, Aesthetic, AestheticHead, CLIPScore, Colourfulness, Compressibility, PickScore
 
-SIZES = {  # OpenAI's ViT-L/14, and the ViT-H/14 of PickScore
-    "L": (
-        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
-        768,
-        12,
-    ),
-    "H": (
-        {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16},
-        1024,
-        24,
-    ),
-}
+SIZES = {"L": ((1024, 24, 16), (768, 12, 12)), "H": ((1280, 32, 16), (1024, 24, 16))}
+"""Width, depth and heads of the image and the text tower: OpenAI's ViT-L/14, and the ViT-H/14 of PickScore."""
 
 
 def clip(kind: type[CLIPScore], size: str, dtype: torch.dtype | None = None) -> CLIPScore:
@@ -47,10 +37,12 @@ def clip(kind: type[CLIPScore], size: str, dtype: torch.dtype | None = None) -> 
 
     vision, text = (
         {
-            **{"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": depth},
-            "num_attention_heads": max(width // 80, 12) if width != 1024 else 16,
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": heads,
         }
-        for width, depth in SIZES[size]
+        for width, depth, heads in SIZES[size]
     )
     config = CLIPConfig(
         text_config={**text, "vocab_size": 49408, "max_position_embeddings": 77},

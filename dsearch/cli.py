@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from .adapters import StableDiffusion
     from .rewards import CLIPScore
 
-REWARDS = {"compressibility": "Compressibility", "incompressibility": "Incompressibility", "clip": "CLIPScore"}
+REWARDS = {
+    "compressibility": "Compressibility",
+    "incompressibility": "Incompressibility",
+    "colourfulness": "Colourfulness",
+    "clip": "CLIPScore",
+    "aesthetic": "Aesthetic",
+    "hps": "HPS",
+    "pickscore": "PickScore",
+}
 
 GENERATE = """examples:
   dsearch generate "cat" "panda on a blue background" --method dsearch --reward clip --beams 4 --budget 8
@@ -98,8 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("prompts", nargs="+", metavar="PROMPT")
     _add_model(generate)
     _add_method(generate)
-    generate.add_argument("--reward", help="clip (the default in the box), [in]compressibility or module:callable")
-    generate.add_argument("--clip", metavar="DIR", help="the CLIPModel of --reward clip (in the box: its guide)")
+    generate.add_argument("--reward", help=f"{', '.join(REWARDS)} or module:callable (in the box: clip)")
+    generate.add_argument("--clip", metavar="DIR", help="the CLIPModel of clip, aesthetic or pickscore")
+    generate.add_argument("--weights", metavar="FILE", help="the checkpoint of hps, or the head of aesthetic")
+    generate.add_argument(
+        "--observe", nargs="+", default=[], metavar="REWARD", help="rewards that score the images and never steer"
+    )
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--out", type=Path, default=Path("dsearch-out"), help="folder (default: %(default)s)")
     generate.add_argument("--overwrite", action="store_true", help="write into a folder that holds a result")
@@ -166,6 +178,7 @@ def _generate(args: argparse.Namespace) -> None:
     if (args.out / "result.json").exists() and not args.overwrite:
         raise UsageError(f"{args.out} holds a result; choose another --out, or pass --overwrite")
     reward = _reward(args)
+    panel = {name: _named_reward(name, args.clip, args.device, args.weights) for name in args.observe}
     method, denoiser = _method(args, reward), _denoiser(args)
     budget = _budget(args)
     if "seconds" in budget:
@@ -178,13 +191,23 @@ def _generate(args: argparse.Namespace) -> None:
     print(f"{method.name}, {_priced(method, args.steps)}")
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    result = search(denoiser, method, args.prompts, seed=args.seed, progress=sys.stderr.isatty(), **_chunks(args))
+    result = search(
+        denoiser,
+        method,
+        args.prompts,
+        seed=args.seed,
+        observe=panel or None,
+        progress=sys.stderr.isatty(),
+        **_chunks(args),
+    )
     seconds = time.perf_counter() - began
     record = {"seed": args.seed, "method": args.method, "options": _options(args), "reward": args.reward}
     record |= {"clip": args.clip, "within": budget, **_chunks(args)}
     _write(result, args.out, {**_about(args), **record, "seconds": round(seconds, 3)})
-    for prompts, rewards in zip(result.prompts, result.rewards, strict=True):
-        print(f"{float(rewards[0]):10.4f}  {prompts[0]}")
+    print("  ".join(f"{name:>10}" for name in (args.reward, *result.observed)))
+    for b, prompts in enumerate(result.prompts):
+        seen = [float(scores[b, 0]) for scores in (result.rewards, *result.observed.values())]
+        print("  ".join(f"{score:10.4f}" for score in seen), f" {prompts[0]}")
     print(f"{args.out / 'grid.png'}, {args.out / 'result.json'}")
 
 
@@ -202,6 +225,7 @@ def _write(result: Result, out: Path, record: dict[str, Any]) -> None:
                     "file": name,
                     "prompt": result.prompts[b][k],
                     "reward": float(result.rewards[b, k]),
+                    "observed": {name: float(scores[b, k]) for name, scores in result.observed.items()},
                     "path": path[b, k].tolist(),
                 }
             )
@@ -411,14 +435,26 @@ def _reward(args: argparse.Namespace) -> Reward:
         args.reward = "clip"
         if args.model != "box" and args.clip is None:
             raise UsageError("name a --reward: the boxed CLIP knows emoji only (--reward clip takes its --clip DIR)")
-    return _named_reward(args.reward, args.clip, args.device)
+    return _named_reward(args.reward, args.clip, args.device, args.weights)
 
 
-def _named_reward(name: str, clip: str | None, device: str) -> Reward:
+def _named_reward(name: str, clip: str | None, device: str, weights: str | None = None) -> Reward:
     from . import rewards
 
     if name == "clip":
         return _clip(clip, device)
+    if name in ("aesthetic", "pickscore") and clip is None:
+        raise UsageError(f"{name} needs --clip DIR, its CLIP")
+    if name in ("aesthetic", "hps") and weights is None:
+        raise UsageError(f"{name} needs --weights FILE")
+    if name in ("aesthetic", "hps", "pickscore"):
+        _hush()
+    if name == "aesthetic":
+        return rewards.Aesthetic(str(clip), str(weights), device)
+    if name == "hps":
+        return rewards.HPS(str(weights), device=device)
+    if name == "pickscore":
+        return rewards.PickScore(str(clip), device)
     if name in REWARDS:
         return getattr(rewards, REWARDS[name])()
     module, colon, attribute = name.partition(":")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dsearch import cli, demo, methods
 from dsearch.pictures import to_pil
+from dsearch.rewards import Colourfulness
 
 QUICK = ["--steps", "3", "--reward", "compressibility", "--device", "cpu"]
 
@@ -30,6 +31,19 @@ def test_generate_writes_pictures_a_grid_and_a_record_that_agree(tmp_path, capsy
         assert len(image["path"]) == 3
     assert Image.open(out / "grid.png").width > 0
     assert "panda" in capsys.readouterr().out
+
+
+def test_rewards_that_watch_are_told_beside_the_one_that_steers(tmp_path, capsys):
+    words = ["generate", "cat", "panda", *QUICK, "--method", "svdd", "--budget", "2", "--out", str(tmp_path)]
+    assert cli.main([*words, "--observe", "clip", "colourfulness"]) == 0
+    told = capsys.readouterr().out
+    images = json.loads((tmp_path / "result.json").read_text())["images"]
+    assert told.splitlines()[1].split() == ["compressibility", "clip", "colourfulness"]
+    for image, line in zip(images, told.splitlines()[2:], strict=False):
+        shown = [float(word) for word in line.split()[:3]]
+        assert shown == pytest.approx([image["reward"], *image["observed"].values()], abs=1e-4)
+        pixels = torch.from_numpy(np.asarray(Image.open(tmp_path / image["file"])).copy()).permute(2, 0, 1)[None] / 255
+        assert Colourfulness()(pixels, [""]).item() == pytest.approx(image["observed"]["colourfulness"], abs=1)
 
 
 def test_a_prompt_never_becomes_a_path(tmp_path, monkeypatch):
@@ -69,6 +83,11 @@ def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeyp
         (["generate", "cat", "--reward", "nothing"], ["nothing", "compressibility"]),
         (["generate", "cat", "--reward", "json:nothing"], ["nothing"]),
         (["generate", "cat", *QUICK, "--model", "./no/such/folder"], ["no/such/folder"]),
+        (["generate", "cat", "--reward", "hps"], ["hps needs --weights FILE"]),
+        (["generate", "cat", "--reward", "hps", "--weights", "no.pt"], ["no.pt", "huggingface.co/xswu/HPSv2"]),
+        (["generate", "cat", "--reward", "aesthetic", "--weights", "no.pth"], ["aesthetic needs --clip DIR"]),
+        (["generate", "cat", "--reward", "pickscore"], ["pickscore needs --clip DIR"]),
+        (["generate", "cat", *QUICK, "--observe", "nothing"], ["nothing", "colourfulness"]),
         (["generate", "cat", "--beams", "9", "--budget", "4"], ["budget=4", "beams=9"]),
         (["generate", "cat", "--reward", "clip", "--steps", "0"], ["num_inference_steps", "0"]),
         (["generate", "cat", "--model", "some/hub-id"], ["--reward", "--clip"]),

@@ -237,21 +237,32 @@ def _of_each(result: Result, prompts: Sequence[str]) -> list[Tensor]:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], experiments: Mapping[str, Experiment], path: Path) -> None:
-    panels = []
+    """Reward against rows, and below it what the last of the panel says: over-optimisation is where the two part."""
+    above, below = [], []
     for name, experiment in experiments.items():
-        series: dict[str, Series] = {}
-        own = [row for row in rows if row["experiment"] == name and row["part"] == "equal"]
-        for title in dict.fromkeys(row["method"] for row in own):
-            points = [row for row in own if row["method"] == title]
-            y = [interval(torch.tensor(row["rewards"])) for row in points]
-            x = [row["model_calls"] for row in points]
-            series[title] = Series(x, [i.mean for i in y], [i.low for i in y], [i.high for i in y])
-        for row in rows:
-            if row["experiment"] == name and row["part"] == "published":
-                i = interval(torch.tensor(row["rewards"]))
-                series[f"{row['method']}, as published"] = Series([row["model_calls"]], [i.mean], [i.low], [i.high])
-        panels.append(Panel(name, "network rows an image", experiment.unit or "reward", series))
-    curves([panels], path, log_x=True)
+        own = [row for row in rows if row["experiment"] == name]
+        above.append(Panel(f"guided by {name}", "network rows an image", experiment.unit or name, _series(own, None)))
+        for watcher in list(experiment.panel)[-1:]:
+            title = f"what {watcher} says, which only watches"
+            below.append(Panel(title, "network rows an image", watcher, _series(own, watcher)))
+    curves([above, below] if len(below) == len(above) else [above], path, log_x=True)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], watcher: str | None) -> dict[str, Series]:
+    """Of each method: the reward against network rows, or what a watcher says of the same images."""
+    series: dict[str, Series] = {}
+    for title in dict.fromkeys(row["method"] for row in rows if row["part"] == "equal"):
+        series[title] = _curve([row for row in rows if (row["part"], row["method"]) == ("equal", title)], watcher)
+    for row in rows:
+        if row["part"] == "published":
+            series[f"{row['method']}, as published"] = _curve([row], watcher)
+    return series
+
+
+def _curve(points: Sequence[Mapping[str, Any]], watcher: str | None) -> Series:
+    seen = [row["rewards"] if watcher is None else row["panel"][watcher] for row in points]
+    y = [interval(torch.tensor(values)) for values in seen]
+    return Series([row["model_calls"] for row in points], [i.mean for i in y], [i.low for i in y], [i.high for i in y])
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,21 +87,29 @@ def curves(panels: Sequence[Sequence[Panel]], path: Path, log_x: bool = False) -
     shades = plt.get_cmap("tab20").colors
     colour = {name: shades[i % 20] if many else f"C{i}" for i, name in enumerate(names)}
     figure, axes = plt.subplots(
-        len(panels), len(panels[0]), figsize=(5 * len(panels[0]), 3.5 * len(panels)), squeeze=False
+        len(panels),
+        len(panels[0]),
+        figsize=(5 * len(panels[0]), 3.5 * len(panels) + 0.6),
+        squeeze=False,
+        layout="constrained",
     )
+    handles: dict[str, Any] = {}
     for row, line in zip(panels, axes, strict=True):
         for panel, axis in zip(row, line, strict=True):
             for name, series in panel.series.items():
                 _draw(axis, series, name, colour[name], band=not many)
             axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
             axis.grid(alpha=0.25)
-            axis.legend(fontsize=5 if many else 8, ncols=2 if many else 1, framealpha=0.5)
+            handles.update(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
             if log_x:
                 axis.set_xscale("log", base=2)
                 axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
             elif any(len(series.x) > 1 for series in panel.series.values()):  # steps are whole
                 axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.tight_layout()
+    # One legend below all panels: in a panel it would cover the curves.
+    ordered = [name for name in names if name in handles]
+    columns = max(1, 2 * len(panels[0]))
+    figure.legend([handles[n] for n in ordered], ordered, loc="outside lower center", ncols=columns, fontsize=8)
     _save(figure, path)
 
 

@@ -6,7 +6,7 @@ reward each will end with, keeps the best, and spends its budget where it pays.
 
 from .core.budget import Budget, Prices, measure
 from .core.contract import Beams, Choice, Denoiser, Method, Potential, Prediction, Reward, Rng, Scores, Selector, Value
-from .core.engine import RewardError
+from .core.engine import ModelError, RewardError, SearchError
 from .core.loop import Lineage, Result, Step, search
 from .core.panel import Look, Panel
 from .core.plan import Bill, Plan
@@ -28,6 +28,7 @@ __all__ = [
     "Lineage",
     "Look",
     "Method",
+    "ModelError",
     "Panel",
     "Pilot",
     "Plan",
@@ -39,6 +40,7 @@ __all__ = [
     "RewardError",
     "Rng",
     "Scores",
+    "SearchError",
     "Selector",
     "Step",
     "Value",

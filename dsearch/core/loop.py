@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .contract import Beams, Denoiser, Method, Reward, Rng, take
-from .engine import Chunks, Engine
+from .engine import Chunks, Engine, SearchError
 from .panel import Look, Panel, Watch
 from .plan import Bill, Plan
 from .resample import ess
@@ -83,6 +83,7 @@ class Result:
         complete: False where an interrupt cut it short.
         looks: what the panel of `observe=` said, the last one of `images`; empty without one.
         watched: what the panel cost, all groups together; it is in none of the other bills.
+        chunks: the chunk sizes in use at the end, to start the next search with: `search(..., **result.chunks)`.
     """
 
     images: Tensor
@@ -100,6 +101,7 @@ class Result:
     complete: bool
     looks: list[Look]
     watched: Bill
+    chunks: dict[str, int | None]
 
     @property
     def observed(self) -> dict[str, Tensor]:
@@ -132,6 +134,7 @@ def search(
     chunk: int | None = 32,
     decode_chunk: int | None = 16,
     reward_chunk: int | None = 64,
+    pad: bool = False,
     target: float | None = None,
     keep_on_interrupt: bool = False,
     observe: Panel | Mapping[str, Reward] | None = None,
@@ -150,7 +153,9 @@ def search(
         rng: a noise source instead of (seed, ids); recorded noise, say.
         chunk: rows at once through the network; None for all. Chunk sizes do not change the noise.
         decode_chunk: rows at once through the decoder.
-        reward_chunk: images at once into the reward.
+        reward_chunk: images at once into the reward. Any of the three is halved where memory runs out, and what fitted
+            is in `Result.chunks`.
+        pad: fill chunks up with repeated rows, so that networks compiled by `torch.compile` see a single shape.
         target: a prompt whose best value has reached it draws one child a beam until it falls below; a noise search
             ends its rounds. What that saves is not spent.
         keep_on_interrupt: on a KeyboardInterrupt, return the best so far: of the rounds that are complete, or else the
@@ -164,6 +169,7 @@ def search(
     Raises:
         ValueError: for prompts, ids or a plan that cannot be, before anything is spent.
         RewardError: where the reward raises, or returns nan or not one number an image.
+        ModelError: where the network or the decoder returns nan or infinity, or one row does not fit into memory.
     """
     prompts = _checked(prompts)
     num_steps = denoiser.num_steps
@@ -178,7 +184,7 @@ def search(
         rng = KeyedRng(seed, _checked_ids(ids, groups))
     elif ids is not None:
         raise ValueError("ids name the noise of the default source; give ids or rng, not both")
-    chunks = Chunks(chunk, decode_chunk, reward_chunk)
+    chunks = Chunks(chunk, decode_chunk, reward_chunk, pad)
     if target is not None and math.isnan(target):
         raise ValueError("target is nan; give a reward to reach")
     rounds = 1 if method.rounds is None else method.rounds.count
@@ -237,6 +243,7 @@ def search(
         complete=complete,
         looks=[] if watch is None else watch.looks,
         watched=engine.watched,
+        chunks=engine.sizes(),
     )
 
 
@@ -324,6 +331,10 @@ def _descend(run: _Run, rng: Rng, asleep: Tensor | None = None) -> _Found:
         clean = children(engine, beams, i, plan.width[i], rng, drawn(idle(beams), plan, i))
         images, rewards = engine.finish(clean.pred.x0, clean.prompt)
         trace.append(Step(i, plan.alive[i], plan.width[i], rewards))
+    except SearchError as error:
+        if saved is not None:
+            error.reached, error.beams = saved
+        raise
     except KeyboardInterrupt:
         if not run.keep_on_interrupt or saved is None:
             raise

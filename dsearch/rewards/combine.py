@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +17,19 @@ from dsearch.core.contract import Reward
 from dsearch.rewards._inputs import check_prompts
 from dsearch.rewards.compressibility import Compressibility, Incompressibility
 
-__all__ = ["Awaited", "Cached", "Constrained", "Threaded", "Weighted", "ZScored", "cached", "constrained", "weighted"]
+__all__ = [
+    "Awaited",
+    "Cached",
+    "Constrained",
+    "Retried",
+    "Threaded",
+    "Weighted",
+    "ZScored",
+    "cached",
+    "constrained",
+    "retried",
+    "weighted",
+]
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,11 @@ class Cached:
     size: int
     _known: OrderedDict[bytes, Tensor] = field(default_factory=OrderedDict, repr=False)
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the reward works beside an accelerator: as the one that is asked."""
+        return getattr(self.reward, "on_host", False)
+
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         check_prompts(images, prompts)
         keys = [_content(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
@@ -158,6 +177,7 @@ class Threaded:
     `reward` is called with `images [1, 3, H, W]` and one prompt, from several threads at once.
     """
 
+    on_host: ClassVar[bool] = True
     reward: Reward
     workers: int = 8
 
@@ -182,6 +202,7 @@ class Awaited:
     It runs an event loop of its own in a thread, so it works in notebooks too.
     """
 
+    on_host: ClassVar[bool] = True
     reward: Callable[[Tensor, str], Awaitable[float]]
     at_once: int = 32
 
@@ -202,6 +223,49 @@ class Awaited:
                 return float(await self.reward(image, prompt))
 
         return await asyncio.gather(*(one(image, prompt) for image, prompt in zip(images, prompts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Retried:
+    """A reward that is asked again where it raises: for services that fail now and then.
+
+    The last failure is raised, when `times` more calls failed too.
+    """
+
+    reward: Reward
+    times: int = 3
+    wait: float = 1.0
+    on: tuple[type[Exception], ...] = (Exception,)
+
+    def __post_init__(self) -> None:
+        if self.times < 1 or self.wait < 0:
+            raise ValueError(f"times={self.times} and wait={self.wait}; ask again at least once, and wait 0 s or more")
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the reward works beside an accelerator: as the one that is asked."""
+        return getattr(self.reward, "on_host", False)
+
+    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        for attempt in range(self.times):
+            try:
+                return _asked(self.reward, images, prompts)
+            except self.on:
+                time.sleep(self.wait * 2**attempt)
+        return _asked(self.reward, images, prompts)
+
+
+def retried(
+    reward: Reward, times: int = 3, wait: float = 1.0, on: tuple[type[Exception], ...] = (Exception,)
+) -> Retried:
+    """Ask again, up to `times` times, where a call raises one of `on`: after `wait` seconds, then twice as long each.
+
+    A call that returns the wrong number of scores counts as raising ValueError.
+
+    Raises:
+        ValueError: for no times or a negative wait.
+    """
+    return Retried(reward, times, wait, on)
 
 
 def _asked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Compressibility:
     that are not finite or not in [0, 1].
     """
 
+    on_host: ClassVar[bool] = True
     size: int | tuple[int, int] | None = None
     quality: int = 95
     workers: int | None = None

@@ -14,6 +14,7 @@ import dsearch
 from dsearch import methods
 from dsearch.adapters import toy
 from dsearch.core.engine import ModelError, RewardError
+from dsearch.core.value import Lookahead
 from dsearch.rewards import retried
 
 
@@ -118,6 +119,87 @@ def test_real_memory_that_runs_out_is_survived():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+PEAK = """
+    import resource, sys
+    import torch, dsearch
+    from dsearch.core.contract import Prediction
+
+    torch.set_num_threads(1)
+
+    class Latents:
+        num_steps = 3
+
+        def encode(self, prompts):
+            return None
+
+        def start(self, lead, rng):
+            return rng.normal("start", 0, (*lead, 4, 64, 64))
+
+        def noise(self, step, lead, rng):
+            return rng.normal("noise", step, (*lead, 4, 64, 64))
+
+        def predict(self, x, step, cond, prompt):
+            return Prediction(0.5 * x, 0.5 * x)
+
+        def step(self, x, pred, step, noise):
+            return pred.x0 + 0.5 * noise
+
+        def decode(self, x0):
+            return x0[:, :3]
+
+    def reward(images, prompts):
+        return images.mean((1, 2, 3))
+
+    for width in (2, int(sys.argv[1])):
+        result = dsearch.search(Latents(), dsearch.methods.svdd(reward, width=width), "a")
+    assert result.trace[0].values.shape == (1, width)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_peak_memory_does_not_grow_with_the_children_of_which_one_survives():
+    def peak(width):
+        run = [sys.executable, "-c", textwrap.dedent(PEAK), str(width)]
+        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert peak(4096) < 1.2 * peak(64)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 11, 64])
+def test_children_that_stream_are_those_of_all_at_once(chunk, steps):
+    method = methods.dsearch(smooth, beams=4, keep=2, budget=40)._replace(value=Lookahead(steps, max(1, steps)))
+    whole = run(method, chunk=None)
+    streamed = run(method, chunk=chunk, decode_chunk=chunk, reward_chunk=chunk)
+    for b in range(2):
+        assert_identical(group(streamed, b), group(whole, b))
+    assert streamed.bill == whole.bill
+
+
+def test_the_first_of_equal_children_survives_in_any_chunks():
+    method = methods.svdd(lambda x, prompts: (smooth(x, prompts) > -1).float(), width=30)
+    assert_identical(group(run(method, chunk=1, decode_chunk=1, reward_chunk=1), 0), group(run(method, chunk=None), 0))
+
+
+class PerGroup:
+    """A value that draws one number a group."""
+
+    def __call__(self, children, step, engine):
+        return children.x[..., 0] + engine.rng.under("mine").normal("one", step, (2, 1))
+
+    def cost(self, step, num_steps):
+        return dsearch.Bill()
+
+
+def test_a_value_whose_noise_is_not_per_candidate_cannot_stream_and_says_so():
+    method = SVDD._replace(value=PerGroup())
+    run(method, chunk=None)
+    with pytest.raises(ValueError, match=r"'one' at step 1 draws \(2, 1\) for .* candidates a group.*chunk=None"):
+        run(method, chunk=6, decode_chunk=6, reward_chunk=6)
 
 
 # ---- rewards and networks that fail ------------------------------------------------------------------------

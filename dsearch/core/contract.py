@@ -36,6 +36,7 @@ __all__ = [
     "Rounds",
     "Scores",
     "Selector",
+    "Share",
     "Source",
     "Value",
     "map_tree",
@@ -113,6 +114,10 @@ class Beams:
     def take(self, index: Tensor) -> Beams:
         """`index [B, K']` -> the beams it names, every leaf gathered alike."""
         return Beams(*(take(leaf, index) for leaf in self._leaves()))
+
+    def take_slice(self, beams: range) -> Beams:
+        """Neighbouring beams, without a copy."""
+        return Beams(*(map_tree(lambda leaf: leaf[:, beams.start : beams.stop], leaf) for leaf in self._leaves()))
 
     def beside(self, *others: Beams) -> Beams:
         """These beams, then the others, in one group: every leaf concatenated along K."""
@@ -261,6 +266,28 @@ class Source(Protocol):
 
     def next(self, rewards: Tensor | None) -> Rng:
         """The final rewards `[B, k]` of the round before (None at first) -> the noise of the next round."""
+        ...
+
+
+class Share(Protocol):
+    """One process of several that run the same search together, each with a part of the candidates.
+
+    All call the same functions in the same order, and all go on with the same results.
+    """
+
+    rank: int
+    size: int
+
+    def gather(self, tree: Tree, total: int) -> Tree:
+        """Leaves `[B, n, ...]`, the rank's own part (`part`) of `total` -> `[B, total, ...]`, all parts in order."""
+        ...
+
+    def exchange(self, tree: Tree, own: Tensor) -> Tree:
+        """Leaves `[B, K, ...]`, of which the rank has those that `own [B, K]` marks -> the same with all of them."""
+        ...
+
+    def total(self, bill: Bill) -> Bill:
+        """What all processes spent together."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .contract import Beams, Denoiser, Prediction, Reward, Rng, map_tree
+from .contract import Beams, Denoiser, Prediction, Reward, Rng, Share, Tree, map_tree
 from .plan import Bill, positive
 
 __all__ = ["Chunks", "Engine", "ModelError", "RewardError", "SearchError"]
@@ -91,6 +92,7 @@ class Engine:
         chunks: rows at once.
         allowance: the plan's bill for all groups together; spending more raises a RuntimeError.
         advance: told the rows of each network call (a progress bar).
+        share: this process's part, where several run the search together.
     """
 
     def __init__(
@@ -105,8 +107,10 @@ class Engine:
         chunks: Chunks,
         allowance: Bill,
         advance: Callable[[int], object],
+        share: Share | None = None,
     ) -> None:
         self.denoiser, self.prompts, self.rng, self.ragged = denoiser, prompts, rng, ragged
+        self.share, self._billed = share, True
         self.spent, self.watched, self._till = Bill(), Bill(), Lock()  # rewards on the host spend from their thread
         self._reward, self._pool, self._chunks = reward, pool, chunks
         self._allowance, self._advance = allowance, advance
@@ -147,8 +151,45 @@ class Engine:
         value = self._asked(scorer, x, prompts, step)
         return _put(value.to(x.device), drawn, lead, -torch.inf)
 
+    def block(self, groups: int) -> int:
+        """Candidates of each group to hold at once, where not all need be."""
+        most = self._chunks.block()
+        return sys.maxsize if most is None else max(1, most // groups)
+
+    def mine(self, total: int) -> range:
+        """This process's part of so many candidates: all, or as many as any other has, give or take one."""
+        rank, size = (0, 1) if self.share is None else (self.share.rank, self.share.size)
+        return range(total * rank // size, total * (rank + 1) // size)
+
+    def shared(self, work: Callable[[slice], Tree], total: int) -> Tree:
+        """The work of all `total` candidates, leaves `[B, total, ...]`, each process doing its part.
+
+        Where there are fewer candidates than processes all do the same, which takes no longer; it is billed once.
+        """
+        if self.share is None:
+            return work(slice(None))
+        if total < self.share.size:
+            self._billed = self.share.rank == 0
+            done = work(slice(None))
+            self._billed = True
+            return done
+        mine = self.mine(total)
+        return self.share.gather(work(slice(mine.start, mine.stop)), total)
+
+    @contextmanager
+    def drawing(self, rng: Rng) -> Iterator[None]:
+        """Within, values draw from this source."""
+        before, self.rng = self.rng, rng
+        try:
+            yield
+        finally:
+            self.rng = before
+
     def finish(self, x0: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
         """Clean samples `[B, N, ...]` -> their images `[B, N, ...]` and final rewards: a decode and a reward each."""
+        return self.shared(lambda own: self._finished(x0[:, own], prompt[:, own]), x0.shape[1])
+
+    def _finished(self, x0: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
         images: list[Tensor] = []
         drawn, rewards = self._rewarded(x0, prompt, self.denoiser.num_steps, self.denoiser.decode, images.append)
         return _put(torch.cat(images), drawn, x0.shape[:2], 0), rewards
@@ -341,6 +382,8 @@ class Engine:
         return [text for text in self.prompts for _ in range(lead[1])]
 
     def _spend(self, bill: Bill, watching: str = "") -> None:
+        if not self._billed:
+            return
         with self._till:
             if watching:
                 self.watched = self.watched.plus(bill)

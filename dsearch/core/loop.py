@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .contract import Beams, Denoiser, Method, Reward, Rng, take
+from .contract import Beams, Denoiser, Method, Reward, Rng, Share, take
 from .engine import Chunks, Engine, SearchError
 from .panel import Look, Panel, Watch
 from .plan import Bill, Plan
 from .resample import ess
 from .rng import KeyedRng
-from .steps import Step, children, done, drawn, first, in_turn, narrow
+from .steps import Step, advance, children, done, drawn, first, in_turn, narrow
 
 __all__ = ["Lineage", "Result", "Step", "search"]
 
@@ -140,6 +140,7 @@ def search(
     observe: Panel | Mapping[str, Reward] | None = None,
     progress: bool | Callable[..., Any] = False,
     callback: Callback | None = None,
+    share: Share | None = None,
 ) -> Result:
     """Sample every prompt with the method and return the survivors, best first.
 
@@ -165,6 +166,8 @@ def search(
         progress: True for a bar over the planned network rows, or a tqdm-like class to make one.
         callback: called after each step with its `Step` and the surviving `Beams`; what it returns is ignored. A noise
             search reports the steps of each round, and the clean one once, for all rounds together.
+        share: this process's part of the candidates, where several run one search together; `dsearch.distributed`
+            makes it.
 
     Raises:
         ValueError: for prompts, ids or a plan that cannot be, before anything is spent.
@@ -184,6 +187,11 @@ def search(
         rng = KeyedRng(seed, _checked_ids(ids, groups))
     elif ids is not None:
         raise ValueError("ids name the noise of the default source; give ids or rng, not both")
+    if share is not None and method.enough is not None:
+        raise ValueError(
+            f"{method.name} draws one child after another, which {share.size} processes cannot share; "
+            f"give it at least {share.size} prompts, so that each process has its own"
+        )
     chunks = Chunks(chunk, decode_chunk, reward_chunk, pad)
     if target is not None and math.isnan(target):
         raise ValueError("target is nan; give a reward to reach")
@@ -203,6 +211,7 @@ def search(
             chunks=chunks,
             allowance=Bill().plus(planned, groups),
             advance=advance,
+            share=share,
         )
         run = _Run(
             engine, method, plan.split(rounds), plan.keep[-1], groups, target, keep_on_interrupt, callback, watch
@@ -225,6 +234,7 @@ def search(
             said = {name: engine.observe_images(name, r, images, texts) for name, r in watch.panel.rewards.items()}
             watch.looks.append(Look(num_steps, rewards, said))
         engine.settle()
+        spent = engine.spent if share is None else share.total(engine.spent)
 
     unknown = method.rounds is not None and not method.rounds.independent
     return Result(
@@ -236,8 +246,8 @@ def search(
         trace=found.trace,
         lineage=Lineage(tuple(found.lineage), tuple(step.width for step in found.trace), order),
         kl=None if unknown or beams.kl.isnan().any() else beams.kl,
-        bill=Bill(*(-(-spent // groups) for spent in engine.spent)),
-        spent=engine.spent,
+        bill=Bill(*(-(-unit // groups) for unit in spent)),
+        spent=spent,
         planned=planned,
         plan=plan,
         complete=complete,
@@ -315,11 +325,8 @@ def _descend(run: _Run, rng: Rng, asleep: Tensor | None = None) -> _Found:
             if method.enough and plan.score[i]:
                 beams, step, left = _in_turn(run, beams, i, left, rng)
             else:
-                beams = children(engine, beams, i, plan.width[i], rng, drawn(idle(beams), plan, i))  # [B, N, ...]
-                values = method.value(beams, i + 1, engine) if plan.score[i] else None
+                beams, values = advance(engine, method, beams, i, plan, rng, drawn(idle(beams), plan, i))
                 step = Step(i, plan.alive[i], plan.width[i], values)
-                if values is not None:
-                    beams = narrow(beams, values, method, plan, i, rng)
             trace.append(step)
             lineage.append(beams.child)
             saved = i + 1, beams

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["KeyedRng", "invert_cdf", "move"]
+from .contract import Rng
+
+__all__ = ["KeyedRng", "Parts", "Sliced", "invert_cdf", "move"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class KeyedRng:
 
     def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
         """Standard normals, float32, on the CPU; `shape[0]` is the number of groups."""
-        return self._draw(use, step, shape, torch.float32, lambda g, out: g.standard_normal(out=out, dtype=out.dtype))
+        return self._draw(use, step, shape, torch.float32, _normal)
 
     def uniform(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
         """Uniforms in [0, 1), float64, on the CPU; `shape[0]` is the number of groups."""
-        return self._draw(use, step, shape, torch.float64, lambda g, out: g.random(out=out, dtype=out.dtype))
+        return self._draw(use, step, shape, torch.float64, _uniform)
 
     def categorical(self, use: str, step: int, log_p: Tensor, n: int) -> Tensor:
         """`log_p [B, N]`, not necessarily normalised -> `[B, n]` indices drawn with replacement."""
@@ -60,20 +62,137 @@ class KeyedRng:
         """A source of its own for a part of a method."""
         return KeyedRng(self.seed, self.ids, f"{self.name}/{name}")
 
-    def _draw(self, use: str, step: int, shape: Sequence[int], dtype: torch.dtype, fill: Callable[..., Any]) -> Tensor:
-        if shape[0] != len(self.ids):
-            raise ValueError(f"noise asked for {shape[0]} groups, but this source has {len(self.ids)} ids")
-        out = torch.empty(tuple(shape), dtype=dtype)
-        for key, group in zip(self.ids, out.view(len(self.ids), -1).numpy(), strict=True):
-            fill(self._generator(use, step, key), group)
-        return out
+    def parts(self) -> Parts:
+        """The same noise, for a few candidates after another."""
+        return Parts(self)
 
-    def _generator(self, use: str, step: int, key: Hashable) -> np.random.Generator:
+    def _draw(self, use: str, step: int, shape: Sequence[int], dtype: torch.dtype, fill: Fill) -> Tensor:
+        return _filled([self.generator(use, step, key) for key in self.ids], shape, dtype, fill)
+
+    def generator(self, use: str, step: int, key: Hashable) -> np.random.Generator:
+        """The stream of one group, from its beginning."""
         # numpy's integers print their type, so they are made plain: seeds from np.arange are those from range.
         key = int(key) if isinstance(key, np.integer) else key
         text = repr((operator.index(self.seed), self.name, use, step, key)).encode()
         bits = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
         return np.random.Generator(np.random.Philox(key=bits))
+
+
+class Parts:
+    """The noise of a `KeyedRng` for some of a step's candidates: what they would meet if all were drawn at once.
+
+    `at(start, count)` says for which candidates of each group the next draws are; in ascending order nothing is drawn
+    twice. What is drawn must hold the same number for each candidate, in their order.
+    """
+
+    def __init__(self, rng: KeyedRng, share: Parts | None = None) -> None:
+        self._rng = rng
+        self._here: list[int] = [0, 0] if share is None else share._here
+        self._open: dict[Any, tuple[list[np.random.Generator], list[int]]] = {} if share is None else share._open
+
+    def at(self, start: int, count: int) -> None:
+        """The next draws are for candidates `start` to `start + count - 1`."""
+        self._here[:] = start, count
+
+    def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+        """Standard normals, float32, on the CPU; `shape[0]` is the number of groups."""
+        return self._draw("normal", use, step, shape, torch.float32, _normal)
+
+    def uniform(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+        """Uniforms in [0, 1), float64, on the CPU; `shape[0]` is the number of groups."""
+        return self._draw("uniform", use, step, shape, torch.float64, _uniform)
+
+    def categorical(self, use: str, step: int, log_p: Tensor, n: int) -> Tensor:
+        """`log_p [B, N]`, not necessarily normalised -> `[B, n]` indices drawn with replacement."""
+        return invert_cdf(log_p, move(self.uniform(use, step, (log_p.shape[0], n)), log_p.device))
+
+    def under(self, name: str) -> Parts:
+        """A source of its own for a part of a method."""
+        return Parts(self._rng.under(name), self)
+
+    def _draw(self, law: str, use: str, step: int, shape: Sequence[int], dtype: torch.dtype, fill: Fill) -> Tensor:
+        start, count = self._here
+        each, rest = divmod(math.prod(shape[1:]), count)
+        if rest:
+            raise _uneven(use, step, shape, count)
+        key = law, self._rng.name, use, step
+        if key not in self._open or self._open[key][1][0] > start * each:
+            self._open[key] = [self._rng.generator(use, step, group) for group in self._rng.ids], [0]
+        generators, at = self._open[key]
+        for passed in _pieces(start * each - at[0]):
+            _filled(generators, (len(generators), passed), dtype, fill)
+        at[0] = (start + count) * each
+        return _filled(generators, shape, dtype, fill)
+
+
+class Sliced:
+    """The same as `Parts` for any other source: draws for all `total` candidates of a group, and drops the others'."""
+
+    def __init__(self, rng: Rng, total: int, here: list[int] | None = None) -> None:
+        self._rng, self._total, self._here = rng, total, [0, 0] if here is None else here
+
+    def at(self, start: int, count: int) -> None:
+        """The next draws are for candidates `start` to `start + count - 1`."""
+        self._here[:] = start, count
+
+    def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+        """Standard normals, float32, on the CPU; `shape[0]` is the number of groups."""
+        return self._draw(self._rng.normal, use, step, shape)
+
+    def uniform(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+        """Uniforms in [0, 1), float64, on the CPU; `shape[0]` is the number of groups."""
+        return self._draw(self._rng.uniform, use, step, shape)
+
+    def categorical(self, use: str, step: int, log_p: Tensor, n: int) -> Tensor:
+        """`log_p [B, N]`, not necessarily normalised -> `[B, n]` indices drawn with replacement."""
+        return invert_cdf(log_p, move(self.uniform(use, step, (log_p.shape[0], n)), log_p.device))
+
+    def under(self, name: str) -> Sliced:
+        """A source of its own for a part of a method."""
+        return Sliced(self._rng.under(name), self._total, self._here)
+
+    def _draw(self, draw: Callable[..., Tensor], use: str, step: int, shape: Sequence[int]) -> Tensor:
+        start, count = self._here
+        # Beams and children (which together are the candidates), or so many draws for each candidate.
+        axes = 2 if len(shape) > 2 and shape[1] * shape[2] == count else 1
+        each, rest = divmod(math.prod(shape[1 : 1 + axes]), count)
+        if rest:
+            raise _uneven(use, step, shape, count)
+        whole = draw(use, step, (shape[0], self._total * each, *(1,) * (axes - 1), *shape[1 + axes :]))
+        return whole[:, start * each : (start + count) * each].reshape(tuple(shape))
+
+
+def _uneven(use: str, step: int, shape: Sequence[int], count: int) -> ValueError:
+    return ValueError(
+        f"{use!r} at step {step} draws {tuple(shape)} for {count} candidates a group, not the same for each, "
+        "so they cannot be drawn a few at a time; pass chunk=None, and as many prompts as there are processes"
+    )
+
+
+Fill = Callable[[np.random.Generator, np.ndarray], Any]
+
+
+def _normal(generator: np.random.Generator, out: np.ndarray) -> None:
+    generator.standard_normal(out=out, dtype=np.float32)
+
+
+def _uniform(generator: np.random.Generator, out: np.ndarray) -> None:
+    generator.random(out=out, dtype=np.float64)
+
+
+def _filled(generators: list[np.random.Generator], shape: Sequence[int], dtype: torch.dtype, fill: Fill) -> Tensor:
+    if shape[0] != len(generators):
+        raise ValueError(f"noise asked for {shape[0]} groups, but this source has {len(generators)} ids")
+    out = torch.empty(tuple(shape), dtype=dtype)
+    for generator, group in zip(generators, out.view(len(generators), -1).numpy(), strict=True):
+        fill(generator, group)
+    return out
+
+
+def _pieces(count: int, size: int = 1 << 20) -> Iterator[int]:
+    """What is passed over is drawn and dropped, a little at a time: each normal takes as many bits as it happens to."""
+    for at in range(0, count, size):
+        yield min(size, count - at)
 
 
 def move(drawn: Tensor, device: torch.device | str) -> Tensor:

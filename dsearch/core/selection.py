@@ -18,12 +18,26 @@ from .contract import Choice, Rng, Scores, Selector, take
 from .resample import Resampler, ess, systematic
 from .rng import invert_cdf, move
 
-__all__ = ["best_child", "best_of_each", "chain", "replace_worst", "resample", "softmax_child", "top_k"]
+__all__ = [
+    "best_child",
+    "best_of_each",
+    "chain",
+    "only_best_children",
+    "replace_worst",
+    "resample",
+    "softmax_child",
+    "top_k",
+]
 
 
 def best_child(scores: Scores, keep: int, rng: Rng) -> Choice:
     """The best child of each beam, K of N = K w; the lowest index wins a tie. `keep` is not used."""
     return best_of_each(scores.width)(scores, keep, rng)
+
+
+def only_best_children(select: Selector) -> bool:
+    """Whether a selector first keeps the best child of each beam, so that the others need not be held."""
+    return select is best_child or getattr(select, "first", None) is best_child
 
 
 def best_of_each(size: int) -> Selector:
@@ -182,6 +196,7 @@ def chain(*selectors: Selector) -> Selector:
             choice = Choice(take(choice.index, inner.index), inner.log_w, kl)
         return choice
 
+    vars(select)["first"] = getattr(selectors[0], "first", selectors[0])
     return select
 
 

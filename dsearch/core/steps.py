@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from .contract import Beams, Memory, Method, Rng, Scores, map_tree
+from .contract import Beams, Method, Rng, Scores, map_tree, take
 from .engine import Engine
 from .plan import Plan
+from .rng import Sliced
+from .selection import only_best_children
 
-__all__ = ["Step", "children", "done", "drawn", "first", "in_turn", "narrow"]
+__all__ = ["Step", "advance", "children", "done", "drawn", "first", "in_turn", "narrow"]
 
 
 class Step(NamedTuple):
@@ -44,7 +46,7 @@ def first(engine: Engine, method: Method, lead: tuple[int, int], rng: Rng, aslee
     nothing = torch.zeros(lead, dtype=torch.float64, device=x.device)
     return Beams(
         x=x,
-        pred=engine.predict(x, prompt, 0),
+        pred=engine.shared(lambda own: engine.predict(x[:, own], prompt[:, own], 0), lead[1]),
         value=torch.full(lead, torch.nan, device=x.device),
         log_w=nothing,
         memory=method.potential.initial(lead, x.device),
@@ -62,15 +64,112 @@ def children(engine: Engine, beams: Beams, step: int, width: int, rng: Rng, draw
     x = denoiser.step(*map_tree(lambda leaf: leaf[:, :, None], (beams.x, beams.pred)), step, noise)  # [B, K, w, ...]
     del noise
     x = x.flatten(1, 2)
-    light: tuple[Tensor, Tensor, Memory, Tensor, Tensor] = (
-        *(beams.value, beams.log_w, beams.memory, beams.kl),
-        beams.prompt,
-    )
-    value, log_w, memory, kl, prompt = map_tree(lambda leaf: repeat(leaf, "b k ... -> b (k w) ...", w=width), light)
+    light = _light(beams, width, drawn)
+    return replace(light, x=x, pred=engine.predict(x, light.prompt, step + 1))
+
+
+def _light(beams: Beams, width: int, drawn: Tensor | None) -> Beams:
+    """What candidates have of their parents, `[B, N]`: all but the sample and its prediction, which are None."""
+    kept = (beams.value, beams.log_w, beams.memory, beams.kl, beams.prompt)
+    value, log_w, memory, kl, prompt = map_tree(lambda leaf: repeat(leaf, "b k ... -> b (k w) ...", w=width), kept)
     if drawn is not None:
         prompt = torch.where(drawn, prompt, -1)
-    child = torch.arange(x.shape[1], device=x.device).repeat(len(x), 1)
-    return Beams(x, engine.predict(x, prompt, step + 1), value, log_w, memory, kl, prompt, child)
+    child = torch.arange(prompt.shape[1], device=prompt.device).repeat(len(prompt), 1)
+    nothing: Any = None
+    return Beams(nothing, nothing, value, log_w, memory, kl, prompt, child)
+
+
+def advance(
+    engine: Engine, method: Method, beams: Beams, i: int, plan: Plan, rng: Rng, drawn: Tensor | None = None
+) -> tuple[Beams, Tensor | None]:
+    """Step i of the plan: beams -> survivors, and the values `[B, N]` of all candidates (None where not scored).
+
+    Where only the best child of a beam can survive, children are drawn and valued a few at a time and the others
+    dropped; where several processes share a search, each draws and values its own. The noise, and so the result, is
+    that of all at once.
+    """
+    lead, width = beams.prompt.shape, plan.width[i]
+    n = lead[1] * width
+    best = plan.score[i] and only_best_children(method.select)
+    most = engine.block(lead[0]) if best else n
+    parts = getattr(rng, "parts", None)
+    if engine.share is None and (n <= most or parts is None):
+        candidates = children(engine, beams, i, width, rng, drawn)
+        values = method.value(candidates, i + 1, engine) if plan.score[i] else None
+        return (candidates if values is None else narrow(candidates, values, method, plan, i, rng)), values
+    noise, mine = Sliced(rng, n) if parts is None else parts(), engine.mine(n)
+    held, said = list[Beams](), list[Tensor]()
+    with engine.drawing(noise):
+        for ks, js in _rectangles(mine, width, most):
+            start, count = ks.start * width + js.start, (ks.stop - ks.start) * (js.stop - js.start)
+            noise.at(start, count)
+            some = None if drawn is None else drawn[:, start : start + count]
+            part = children(engine, beams.take_slice(ks), i, js.stop - js.start, noise, some)
+            part = replace(part, child=part.child + start)
+            if plan.score[i]:
+                said.append(method.value(part, i + 1, engine))
+                if best:
+                    part = _best_of_each_beam(part, said[-1], js.stop - js.start)
+            if best and held and js.start > 0:  # more children of the same beam
+                held[-1] = _where(part.value > held[-1].value, part, held[-1])
+            else:
+                held.append(part)
+    return _chosen(engine, method, beams, i, plan, rng, drawn, held, said)
+
+
+def _chosen(
+    engine: Engine,
+    method: Method,
+    beams: Beams,
+    i: int,
+    plan: Plan,
+    rng: Rng,
+    drawn: Tensor | None,
+    held: list[Beams],
+    said: list[Tensor],
+) -> tuple[Beams, Tensor | None]:
+    """Of the candidates that are held here, and of the values said here: the survivors and values of all."""
+    n = beams.prompt.shape[1] * plan.width[i]
+    light = _light(beams, plan.width[i], drawn)
+    values = None
+    if plan.score[i]:
+        own = torch.cat(said, dim=1) if said else beams.value.new_zeros(len(beams.value), 0)
+        values = own if engine.share is None else engine.share.gather(own, n)
+        light = narrow(light, values, method, plan, i, rng)
+    if not held:  # more processes than candidates: the shape is what counts
+        have = beams.take(torch.zeros_like(beams.child[:, :1]))
+        have = replace(have, child=torch.full_like(have.child, -1))
+    else:
+        have = held[0].beside(*held[1:])
+    # Where each survivor is among what is held: candidates are held in ascending order.
+    place = torch.searchsorted(have.child.contiguous(), light.child.contiguous()).clamp(max=have.child.shape[1] - 1)
+    heavy = take((have.x, have.pred), place)
+    if engine.share is not None:
+        heavy = engine.share.exchange(heavy, take(have.child, place) == light.child)
+    return replace(light, x=heavy[0], pred=heavy[1]), values
+
+
+def _rectangles(own: range, width: int, most: int) -> Iterator[tuple[range, range]]:
+    """The candidates of a range as beams by children, in order: whole beams or some children of one, `most` at once."""
+    at = own.start
+    while at < own.stop:
+        beam, child = divmod(at, width)
+        if child == 0 and width <= most and at + width <= own.stop:
+            left = (own.stop - at) // width
+            count = -(-left // -(-left // (most // width)))
+            yield range(beam, beam + count), range(width)
+            at += count * width
+        else:
+            left = min(width - child, own.stop - at)
+            count = -(-left // -(-left // most))
+            yield range(beam, beam + 1), range(child, child + count)
+            at += count
+
+
+def _best_of_each_beam(candidates: Beams, value: Tensor, width: int) -> Beams:
+    """`[B, k w]` -> `[B, k]`, the lowest index of equals, with its value."""
+    best = rearrange(value, "b (k w) -> b k w", w=width).argmax(dim=-1)
+    return replace(candidates, value=value).take(torch.arange(best.shape[1], device=best.device) * width + best)
 
 
 def narrow(candidates: Beams, value: Tensor, method: Method, plan: Plan, i: int, rng: Rng) -> Beams:

@@ -1,0 +1,277 @@
+"""One search on several processes, started by `torchrun`: same result, a part of the work each.
+
+    torchrun --nproc-per-node 8 my_search.py
+
+where the script says:
+
+    with dsearch.distributed.processes() as ranks:
+        result = dsearch.distributed.search(denoiser, method, prompts, ranks=ranks)
+        if ranks.rank == 0:
+            ...
+
+Prompts are split over the processes where there are as many; otherwise the candidates of every prompt are: each process
+draws, predicts and values its own, the values are gathered, all choose alike, and the winners are exchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .core.contract import Denoiser, Method, Tree, map_tree
+from .core.loop import Lineage, Result, Step
+from .core.loop import search as search_alone
+from .core.panel import Look
+from .core.plan import Bill, positive
+
+__all__ = ["Ranks", "RanksLost", "joined", "processes", "search"]
+
+
+class RanksLost(RuntimeError):
+    """Another process ended, or did not answer in time, while this one waited for it."""
+
+
+class Ranks:
+    """The processes of a `torch.distributed` group; a `Share` of a search.
+
+    Attributes:
+        rank: this process's number, from 0.
+        size: how many there are.
+        sent: bytes that this process has handed to the others so far, each collective's own input counted once.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.sent = 0
+
+    def gather(self, tree: Tree, total: int) -> Tree:
+        """Leaves `[B, n, ...]`, this rank's part of `total` -> `[B, total, ...]`, all parts in order."""
+        sizes = [total * (r + 1) // self.size - total * r // self.size for r in range(self.size)]
+
+        def one(leaf: Tensor) -> Tensor:
+            leaf = leaf.to(self._agreed(leaf.dtype)) if 0 in sizes else leaf
+            own = leaf.new_zeros(max(sizes), len(leaf), *leaf.shape[2:])  # rows first, so that parts are contiguous
+            own[: leaf.shape[1]] = leaf.transpose(0, 1)
+            raw = self._carried(own)
+            parts = [torch.empty_like(raw) for _ in sizes]
+            self._together(raw, lambda: dist.all_gather(parts, raw))
+            rows = [part.view(own.dtype)[:n] for part, n in zip(parts, sizes, strict=True)]
+            return torch.cat(rows).transpose(0, 1).to(leaf.device).contiguous()
+
+        return map_tree(one, tree)
+
+    def exchange(self, tree: Tree, own: Tensor) -> Tree:
+        """Leaves `[B, K, ...]`, of which this rank has those that `own [B, K]` marks -> the same with all of them."""
+
+        def one(leaf: Tensor) -> Tensor:
+            mask = own.reshape(*own.shape, *(1,) * (leaf.dim() - 2))
+            raw = self._carried(torch.where(mask, leaf, torch.zeros_like(leaf)))
+            self._together(raw, lambda: dist.all_reduce(raw))  # bytes; all but the owner add 0, so nothing is rounded
+            return raw.view(leaf.dtype).view(leaf.shape).to(leaf.device)
+
+        return map_tree(one, tree)
+
+    def total(self, bill: Bill) -> Bill:
+        """What all processes spent together."""
+        spent = self._carried(torch.tensor(list(bill)), torch.int64)
+        self._together(spent, lambda: dist.all_reduce(spent))
+        return Bill(*spent.tolist())
+
+    def collect(self, item: Any) -> list[Any] | None:
+        """One object of each rank, on rank 0; None on the others."""
+        into: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        self._together(torch.empty(0), lambda: dist.gather_object(item, into))
+        return into
+
+    def _agreed(self, dtype: torch.dtype) -> torch.dtype:
+        """The last rank's, which always has a part: one without cannot know."""
+        said = [dtype]
+        self._together(torch.empty(0), lambda: dist.broadcast_object_list(said, src=self.size - 1))
+        return said[0]
+
+    def _carried(self, leaf: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
+        """The leaf's bytes, where the backend can read them."""
+        device = leaf.device if leaf.device.type == "cuda" or dist.get_backend() == "gloo" else "cuda"
+        leaf = leaf.contiguous().to("cpu" if dist.get_backend() == "gloo" else device)
+        return leaf.view(dtype) if leaf.dim() else leaf[None].view(dtype)
+
+    def _together(self, sent: Tensor, work: Callable[[], Any]) -> None:
+        self.sent += sent.numel() * sent.element_size()
+        try:
+            work()
+        except RuntimeError as error:
+            raise RanksLost(
+                f"rank {self.rank} of {self.size} waited for another process that has ended: its own message says why. "
+                "What was handed to `each` before is complete; start again with the prompts that are left"
+            ) from error
+
+
+@contextmanager
+def processes(timeout: float = 1800) -> Iterator[Ranks]:
+    """Joins the processes that torchrun started: nccl where each has a GPU, else gloo. Alone, it is a group of one.
+
+    Each process's current CUDA device becomes the one of its local rank: load the model on `"cuda"` inside.
+
+    Args:
+        timeout: seconds to wait for another process before `RanksLost`.
+    """
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield Ranks()
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    gpus = torch.cuda.device_count()
+    if gpus > local:
+        torch.cuda.set_device(local)
+    backend = "nccl" if gpus > local else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    try:
+        yield Ranks()
+    finally:
+        dist.destroy_process_group()
+
+
+def search(
+    denoiser: Denoiser,
+    method: Method,
+    prompts: str | Sequence[str],
+    *,
+    ranks: Ranks | None = None,
+    batch: int | None = None,
+    ids: Sequence[Hashable] | None = None,
+    each: Callable[[Result, range], object] | None = None,
+    **options: Any,
+) -> Result | None:
+    """`dsearch.search` on all processes; every one calls it with the same arguments.
+
+    Args:
+        denoiser: the model, on this process's device.
+        method: the method.
+        prompts: all of them.
+        ranks: the processes, from `processes()`.
+        batch: prompts of a process at a time; None for all. After each round of batches rank 0 gets what is finished.
+        ids: one a prompt, as in `dsearch.search`; positions by default, whatever the split.
+        each: on rank 0, told of each finished part and of the positions of its prompts, to write it down.
+        **options: others of `dsearch.search`.
+
+    Returns:
+        On rank 0 the result of all prompts, on the CPU, as one process would have it; elsewhere None.
+
+    Raises:
+        ValueError: as `dsearch.search`; for a pooled method, whose prompts cannot be split, on several processes.
+        RanksLost: where another process ended.
+    """
+    ranks = Ranks() if ranks is None else ranks
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    named = list(range(len(prompts))) if ids is None else list(ids)
+    if len(named) != len(prompts):
+        raise ValueError(f"{len(named)} ids for {len(prompts)} prompts; give one each")
+    if method.pool and ranks.size > 1:
+        raise ValueError(f"{method.name} pools its prompts, which {ranks.size} processes cannot share; run it on one")
+    apart = len(prompts) >= ranks.size > 1  # a process has prompts of its own
+    most = len(prompts) if batch is None else positive("batch", batch) * (ranks.size if apart else 1)
+    share = ranks if ranks.size > 1 and not apart else None
+    found: list[Result] = []
+    for start in range(0, len(prompts), most):
+        part = range(start, min(start + most, len(prompts)))
+        own = part[len(part) * ranks.rank // ranks.size : len(part) * (ranks.rank + 1) // ranks.size] if apart else part
+        result = None
+        if own:
+            result = search_alone(
+                denoiser,
+                method,
+                prompts[own.start : own.stop],
+                ids=None if method.pool else named[own.start : own.stop],
+                share=share,
+                **options,
+            )
+        if apart:
+            parts = ranks.collect(None if result is None else _on_cpu(result))
+            result = joined([one for one in parts if one is not None]) if parts else None
+        if ranks.rank == 0 and result is not None:
+            found.append(_on_cpu(result))
+            if each is not None:
+                each(found[-1], part)
+    return joined(found) if ranks.rank == 0 else None
+
+
+def joined(results: Sequence[Result]) -> Result:
+    """Results of one method for different prompts as one, their groups in order.
+
+    Raises:
+        ValueError: for no results, results of different plans, or of noise searches that ended after different rounds.
+    """
+    if not results:
+        raise ValueError("nothing to join")
+    one = results[0]
+    if any(result.plan != one.plan for result in results):
+        raise ValueError("these results are of different plans; join those of one method and number of steps")
+
+    if any([s.alive for s in result.trace] != [s.alive for s in one.trace] for result in results):
+        raise ValueError("these noise searches ended after different numbers of rounds; keep their results apart")
+
+    def cat(leaves: Sequence[Tensor | None]) -> Any:
+        known = [leaf for leaf in leaves if leaf is not None]
+        return torch.cat(known) if len(known) == len(leaves) else None
+
+    groups = [len(result.rewards) for result in results]
+    spent, watched = Bill(), Bill()
+    for result in results:
+        spent, watched = spent.plus(result.spent), watched.plus(result.watched)
+    steps = list(zip(*(result.trace for result in results), strict=True))
+    looks = list(zip(*(result.looks for result in results), strict=True))
+    return replace(
+        one,
+        images=cat([r.images for r in results]),
+        rewards=cat([r.rewards for r in results]),
+        latents=cat([r.latents for r in results]),
+        prompts=[texts for result in results for texts in result.prompts],
+        log_w=cat([r.log_w for r in results]),
+        trace=[Step(s[0].step, s[0].alive, s[0].width, cat([t.values for t in s])) for s in steps],
+        lineage=Lineage(
+            tuple(cat(parts) for parts in zip(*(r.lineage.child for r in results), strict=True)),
+            one.lineage.width,
+            cat([r.lineage.order for r in results]),
+        ),
+        kl=cat([r.kl for r in results]),
+        bill=Bill(*(-(-unit // sum(groups)) for unit in spent)),
+        spent=spent,
+        complete=all(result.complete for result in results),
+        looks=[
+            Look(at[0].step, cat([a.guide for a in at]), {n: cat([a.scores[n] for a in at]) for n in at[0].scores})
+            for at in looks
+        ],
+        watched=watched,
+        chunks={name: _least([result.chunks[name] for result in results]) for name in one.chunks},
+    )
+
+
+def _least(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return min(known) if known else None
+
+
+def _on_cpu(result: Result) -> Result:
+    def move(tree: Tree) -> Tree:
+        return map_tree(lambda leaf: leaf.cpu(), tree)
+
+    return replace(
+        result,
+        images=move(result.images),
+        rewards=move(result.rewards),
+        latents=move(result.latents),
+        log_w=move(result.log_w),
+        trace=[step._replace(values=move(step.values)) for step in result.trace],
+        lineage=Lineage(move(result.lineage.child), result.lineage.width, move(result.lineage.order)),
+        kl=move(result.kl),
+        looks=[
+            Look(look.step, move(look.guide), {n: move(s) for n, s in look.scores.items()}) for look in result.looks
+        ],
+    )

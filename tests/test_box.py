@@ -145,3 +145,27 @@ def test_the_judge_names_most_of_a_small_sample(pipe, clips):
     assert np.isfinite(images).all()
     right = [a == b for a, b in zip(named(clips["judge"], pipe.tokenizer, images), prompts, strict=True)]
     assert sum(right) >= 0.75 * len(right)
+
+
+def test_the_preview_shows_what_the_vae_shows_and_ranks_alike(pipe, clips):
+    """On pictures in progress as on clean ones; and it is loaded without a warning or a download."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    import dsearch
+    from dsearch.adapters import StableDiffusion
+    from dsearch.rewards import CLIPScore, Compressibility
+
+    tiny = AutoencoderTiny.from_pretrained(box.preview_path())
+    denoiser = StableDiffusion(pipe, num_inference_steps=8, guidance_scale=2.5, preview=tiny)
+    seen = []
+    plain = dsearch.methods.plain(Compressibility(), 24)
+    dsearch.search(denoiser, plain, "cat", callback=lambda step, beams: seen.append(beams.pred.x0[0]))
+    for x0 in (seen[3], seen[-1]):
+        with torch.no_grad():
+            full, quick = denoiser.decode(x0), denoiser.preview(x0)
+        assert full.shape == quick.shape and quick.min() >= 0 and quick.max() <= 1
+        assert -10 * torch.log10((full - quick).square().mean()) > 25  # dB
+        for reward in (Compressibility(), CLIPScore()):
+            said = torch.stack([reward(full, ["cat"] * 24), reward(quick, ["cat"] * 24)])
+            assert torch.corrcoef(said)[0, 1] > 0.8

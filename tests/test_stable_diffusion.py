@@ -504,3 +504,39 @@ def test_the_boxed_pipeline_improves_by_search(boxed):
         for width in (1, 4)
     )
     assert (searched.rewards > plain.rewards).all()
+
+
+# The preview
+
+
+def test_a_preview_values_children_and_the_vae_makes_the_images():
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(2)
+    small = AutoencoderTiny(
+        encoder_block_out_channels=(4, 4),
+        decoder_block_out_channels=(4, 4),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    ).eval()
+    pipe = tiny.pipeline()
+    quick = StableDiffusion(pipe, num_inference_steps=4, preview=small)
+    full = StableDiffusion(pipe, num_inference_steps=4)
+    x0 = torch.randn(3, 4, 8, 8)
+    with torch.no_grad():
+        shown = quick.preview(x0)
+        assert torch.equal(
+            shown, (small.decode(x0).sample / 2 + 0.5).clamp(0, 1)
+        )  # it takes scaled latents as they are
+        assert torch.equal(quick.decode(x0), full.decode(x0)) and torch.equal(full.preview(x0), full.decode(x0))
+    result = dsearch.search(quick, dsearch.methods.svdd(tiny.contrast, width=3), "cat")
+    assert torch.equal(result.images[0], full.decode(result.latents[0]))
+    by_function = StableDiffusion(pipe, num_inference_steps=4, preview=quick.preview)
+    same = dsearch.search(by_function, dsearch.methods.svdd(tiny.contrast, width=3), "cat")
+    assert torch.equal(same.images, result.images)
+
+
+def test_a_preview_of_another_size_is_refused():
+    denoiser = StableDiffusion(tiny.pipeline(), num_inference_steps=4, preview=lambda x0: torch.zeros(len(x0), 3, 8, 8))
+    with pytest.raises(ValueError, match=r"preview made \(2, 3, 8, 8\) of \(2, 4, 8, 8\); it must give one 16x16 RGB"):
+        denoiser.preview(torch.zeros(2, 4, 8, 8))

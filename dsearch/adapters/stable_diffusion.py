@@ -41,6 +41,10 @@ class StableDiffusion:
         height: pixels, the pipeline's own size by default.
         width: pixels, likewise.
         negative_prompt: for all prompts.
+        preview: a cheap decoder for the values of a search, whose final images the VAE decodes and ranks: an
+            `AutoencoderTiny` of diffusers (`madebyollin/taesd` for v1.5, `dsearch.box.preview_path()` for the box), on
+            its device and in its precision, or any function from latents `[R, C, h, w]` to images `[R, 3, H, W]` in
+            [0, 1].
 
     Raises:
         TypeError: where `pipe` is not a Stable Diffusion pipeline.
@@ -57,15 +61,17 @@ class StableDiffusion:
         height: int | None = None,
         width: int | None = None,
         negative_prompt: str | None = None,
+        preview: Any = None,
     ) -> None:
         _refuse_other_pipelines(pipe)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta={eta} is outside [0, 1]; above 1 the kernel has no real mean")
         self.num_steps = positive("num_inference_steps", num_inference_steps)
         self.pipe, self.eta, self.guidance_scale = pipe, float(eta), float(guidance_scale)
-        self.negative_prompt = negative_prompt
+        self.negative_prompt, self._looks = negative_prompt, preview
         # Read once: diffusers walks all modules to tell, which would take milliseconds of every step.
         self._device, self._unet_dtype, self._vae_dtype = pipe._execution_device, pipe.unet.dtype, pipe.vae.dtype
+        self._looks_dtype = getattr(preview, "dtype", None)
         self.scheduler = _ddim(pipe.scheduler)
         self.scheduler.set_timesteps(self.num_steps, device=self._device)
         self._refuse_infinite_start()
@@ -124,8 +130,25 @@ class StableDiffusion:
 
     def decode(self, x0: Tensor) -> Tensor:
         """`[R, C, h, w]` -> images `[R, 3, H, W]` in [0, 1], float32."""
-        vae = self.pipe.vae
-        latents = x0.to(self._vae_dtype) / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
+        return self._decoded(self.pipe.vae, x0, self._vae_dtype)
+
+    def preview(self, x0: Tensor) -> Tensor:
+        """The same by the cheap decoder; by the VAE where none was given."""
+        if self._looks is None:
+            return self.decode(x0)
+        if hasattr(self._looks, "decode"):
+            images = self._decoded(self._looks, x0, self._looks_dtype)
+        else:
+            images = self._looks(x0)
+        if images.shape != (len(x0), 3, self.height, self.width):
+            raise ValueError(
+                f"preview made {tuple(images.shape)} of {tuple(x0.shape)}; it must give one {self.height}x{self.width} "
+                "RGB image a latent"
+            )
+        return images
+
+    def _decoded(self, vae: Any, x0: Tensor, dtype: Any) -> Tensor:
+        latents = x0.to(dtype) / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
         image = vae.decode(latents, return_dict=False)[0]
         return self.pipe.image_processor.postprocess(image.float(), output_type="pt")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-__all__ = ["DEMO_PROMPTS", "SUBJECTS", "clip_path", "pipeline_path"]
+__all__ = ["DEMO_PROMPTS", "SUBJECTS", "clip_path", "pipeline_path", "preview_path"]
 
 _HERE = Path(__file__).parent
 _SUBJECTS = json.loads((_HERE / "subjects.json").read_text(encoding="utf-8"))
@@ -28,6 +28,11 @@ DEMO_PROMPTS: tuple[str, ...] = tuple(_SUBJECTS["demo_prompts"])
 def pipeline_path() -> Path:
     """The folder to hand to ``StableDiffusionPipeline.from_pretrained``."""
     return _HERE / "pipeline"
+
+
+def preview_path() -> Path:
+    """The folder to hand to ``AutoencoderTiny.from_pretrained``: a small decoder, for values while a search runs."""
+    return _HERE / "preview"
 
 
 def clip_path(role: str = "guide") -> Path:

@@ -115,7 +115,7 @@ class Bench:
         if kind == "network":
             x = latents.repeat(2 if self.model.guided else 1, 1, 1, 1).to(self.pipe.unet.dtype)
             text = self.model.encode(["cat"])[0].to(x.dtype).expand(len(x), -1, -1).contiguous()
-            t = self.model.scheduler.timesteps[0]
+            t = self.model.kernel.timesteps[0]
             return self.clock(lambda: self.pipe.unet(x, t, encoder_hidden_states=text))[0] / rows
         if kind == "decode":
             z = latents.to(self.pipe.vae.dtype)

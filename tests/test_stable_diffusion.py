@@ -34,16 +34,12 @@ FAITHFUL = {
     },
 }
 UNFIT = [
-    "DDPMScheduler",
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "FlowMatchEulerDiscreteScheduler",
     "HeunDiscreteScheduler",
-    "LCMScheduler",
-    "TCDScheduler",
     "UniPCMultistepScheduler",
 ]
 
@@ -195,7 +191,7 @@ def test_thresholding_is_warned_of_and_a_plain_ddim_is_not():
 @pytest.mark.parametrize("settings", FAITHFUL.values(), ids=FAITHFUL.keys())
 def test_the_posterior_mean_is_the_schedulers_pred_original_sample(settings):
     denoiser = StableDiffusion(tiny.pipeline(**settings), num_inference_steps=5)
-    oracle = DDIMScheduler.from_config(denoiser.scheduler.config)
+    oracle = DDIMScheduler.from_config(denoiser.kernel.scheduler.config)
     oracle.set_timesteps(5)
     for step, t in enumerate(oracle.timesteps):
         x, pred, noise = parents_and_noise(denoiser, step=step)
@@ -216,9 +212,9 @@ def test_children_by_broadcasting_equal_the_flat_step_bit_for_bit(prediction):
     x, pred, noise = parents_and_noise(denoiser)
     children = denoiser.step(*spread(x, pred), 2, noise)
     rows = noise.shape[2]
-    flat = denoiser.scheduler.step(
+    flat = denoiser.kernel.scheduler.step(
         pred.out.repeat_interleave(rows, 0),
-        int(denoiser.scheduler.timesteps[2]),
+        int(denoiser.kernel.scheduler.timesteps[2]),
         x.repeat_interleave(rows, 0),
         eta=1.0,
         variance_noise=noise.flatten(0, 2),
@@ -257,7 +253,7 @@ def test_half_precision_stays_within_the_networks():
     assert outs[0].dtype == torch.bfloat16 and {pred.out.dtype, pred.x0.dtype} == {torch.float32}
     without, with_ = outs[0].float().chunk(2)
     guided = without + 7.5 * (with_ - without)
-    alpha = denoiser.scheduler.alphas_cumprod[denoiser.scheduler.timesteps[1]]
+    alpha = denoiser.kernel.scheduler.alphas_cumprod[denoiser.kernel.scheduler.timesteps[1]]
     torch.testing.assert_close(pred.x0, (x - (1 - alpha).sqrt() * guided) / alpha.sqrt(), rtol=1e-5, atol=1e-5)
     result = by_search(pipe, ["cat"], 4)
     assert result.images.dtype == result.latents.dtype == torch.float32
@@ -331,11 +327,12 @@ def test_another_type_is_refused_by_name(make):
         StableDiffusion(pipe)
 
 
-def test_a_unet_that_takes_its_guidance_as_an_input_is_refused():
+def test_a_unet_that_takes_its_guidance_as_an_input_is_the_pipelines():
     pipe = tiny.pipeline()
     pipe.unet = tiny.like(pipe.unet, time_cond_proj_dim=8)
-    with pytest.raises(ValueError, match="distilled"):
-        StableDiffusion(pipe)
+    for scale in (3.0, 8.0):
+        result = by_search(pipe, ["cat"], 3, guidance_scale=scale)
+        assert torch.equal(result.images[0], by_pipeline(pipe, ["cat"], 3, guidance_scale=scale))
 
 
 # The user's pipeline, and what is asked of it

@@ -13,9 +13,28 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+)
 
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 """Stable Diffusion's own noise schedule."""
@@ -100,6 +119,120 @@ def pipeline(scheduler: Any = None, dtype: torch.dtype = torch.float32, **settin
     pipe.scheduler = scheduler  # set, as users do: the constructor would mend what it finds odd
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _texts(*kinds: Any) -> list[Any]:
+    torch.manual_seed(3)
+    config = _parts()["text_encoder"].config
+    return [kind(config).eval() for kind in kinds]
+
+
+def _vae(**settings: Any) -> AutoencoderKL:
+    torch.manual_seed(4)
+    config = {name: value for name, value in _parts()["vae"].config.items() if not name.startswith("_")}
+    return AutoencoderKL(**{**config, **settings}).eval()
+
+
+def xl(scheduler: Any = None, **vae: Any) -> StableDiffusionXLPipeline:
+    """Stable Diffusion XL, 16x16 pictures."""
+    one, two = _texts(CLIPTextModel, CLIPTextModelWithProjection)
+    unet = like(
+        _parts()["unet"],
+        cross_attention_dim=32,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=16 + 6 * 8,
+    )
+    pipe = StableDiffusionXLPipeline(
+        vae=_vae(**vae),
+        text_encoder=one,
+        text_encoder_2=two,
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
+        unet=unet,
+        scheduler=DDIMScheduler(**SD_DDIM),
+        add_watermarker=False,
+    )
+    pipe.scheduler = scheduler or pipe.scheduler
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sd3(**scheduler: Any) -> StableDiffusion3Pipeline:
+    """Stable Diffusion 3 without its T5, 16x16 pictures."""
+    one, two = _texts(CLIPTextModelWithProjection, CLIPTextModelWithProjection)
+    torch.manual_seed(5)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=32,
+        out_channels=4,
+        pos_embed_max_size=32,
+    ).eval()
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **scheduler}),
+        vae=_vae(scaling_factor=1.5, shift_factor=0.06),
+        text_encoder=one,
+        tokenizer=tokenizer(),
+        text_encoder_2=two,
+        tokenizer_2=tokenizer(),
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def flux(guidance: bool = True, **scheduler: Any) -> FluxPipeline:
+    """FLUX.1, 16x16 pictures; its second tokenizer is CLIP's, which a random T5 does not mind."""
+    (clip,) = _texts(CLIPTextModel)
+    torch.manual_seed(6)
+    size = len(tokenizer())
+    t5 = T5EncoderModel(T5Config(vocab_size=size, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).eval()
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=guidance,
+    ).eval()
+    pipe = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**{"use_dynamic_shifting": True, **scheduler}),
+        vae=_vae(scaling_factor=0.4, shift_factor=0.1),
+        text_encoder=clip,
+        tokenizer=tokenizer(),
+        text_encoder_2=t5,
+        tokenizer_2=tokenizer(),
+        transformer=transformer,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def pixels(classes: int | None = None) -> UNet2DModel:
+    """A network for 8x8 pixels."""
+    torch.manual_seed(7)
+    return UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        num_class_embeds=classes,
+    ).eval()
 
 
 def contrast(images: Tensor, prompts: list[str]) -> Tensor:

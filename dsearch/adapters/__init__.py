@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING, Any
 from ..discovery import find, modules
 
 if TYPE_CHECKING:
+    from .ddpm import DDPM as DDPM
+    from .flux import Flux as Flux
     from .masked import Masked as Masked
     from .stable_diffusion import StableDiffusion as StableDiffusion
+    from .stable_diffusion_3 import StableDiffusion3 as StableDiffusion3
+    from .stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
     from .toy import GaussianMixture as GaussianMixture
 
 

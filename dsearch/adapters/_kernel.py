@@ -1,0 +1,267 @@
+"""Reverse kernels made of diffusers' schedulers: the scheduler's own step, with noise from outside and no state.
+
+A kernel steps parents `[..., 1, C, h, w]` to their children by the broadcasting of their noise `[..., w, C, h, w]`, and
+may be asked for any step at any time: each call is made on a copy of the scheduler that knows no step before it.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Kernel", "kernel"]
+
+_SHARED_WITH_PNDM = (
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "set_alpha_to_one"),
+    *("prediction_type", "timestep_spacing", "steps_offset"),
+)
+_CLIPS = ("clip_sample", "clip_sample_range", "thresholding", "rescale_betas_zero_snr")
+_DRAWING = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler")
+
+
+class Kernel:
+    """What all kernels have: the steps, and how the network wants its input.
+
+    Args:
+        scheduler: of our own, not the pipeline's.
+        num_steps: denoising steps.
+        device: where the arithmetic runs.
+        eta: the noise of the kernel.
+        **spacing: others of the scheduler's `set_timesteps`.
+    """
+
+    def __init__(self, scheduler: Any, num_steps: int, device: Any, eta: float, **spacing: Any) -> None:
+        self.scheduler, self.eta = scheduler, eta
+        scheduler.set_timesteps(num_steps, device=device, **spacing)
+        if len(scheduler.timesteps) != num_steps:
+            raise ValueError(
+                f"{type(scheduler).__name__} makes {len(scheduler.timesteps)} steps of "
+                f"num_inference_steps={num_steps}; take {len(scheduler.timesteps)}, or change its timestep_spacing"
+            )
+        self.timesteps = scheduler.timesteps
+        # These index tables by it, or compare it: as an int it does not wait for the device.
+        self._t = self.timesteps.tolist() if self.timesteps.dtype == torch.int64 else list(self.timesteps)
+        self.init_noise_sigma = getattr(scheduler, "init_noise_sigma", 1.0)
+
+    def scale_input(self, x: Tensor, i: int) -> Tensor:
+        """What the network wants to see of x at step i."""
+        if not hasattr(self.scheduler, "scale_model_input"):
+            return x
+        return self._at(i).scale_model_input(x, self._t[i])
+
+    def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
+        """The posterior mean that the network's output says."""
+        raise NotImplementedError
+
+    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
+        """Children of x."""
+        raise NotImplementedError
+
+    def deterministic(self, out: Tensor, i: int, x: Tensor) -> Tensor:
+        """The step without noise, where the scheduler has one."""
+        raise TypeError(f"{type(self.scheduler).__name__} has no deterministic step; use stochastic rollouts")
+
+    def _at(self, i: int) -> Any:
+        """A copy that stands at step i and knows no step before; what it learns goes with it."""
+        scheduler = copy.copy(self.scheduler)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(i)
+        scheduler.is_scale_input_called = True  # or some warn
+        return scheduler
+
+
+class _DDIM(Kernel):
+    """Song et al. 2021, equation 16: `eta` scales the noise, 1 is the ancestral sampler."""
+
+    def scale_input(self, x: Tensor, i: int) -> Tensor:
+        return self.scheduler.scale_model_input(x, self._t[i])
+
+    def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
+        return self.scheduler.step(out, self._t[i], x).pred_original_sample
+
+    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
+        return self.scheduler.step(out, self._t[i], x, eta=self.eta, variance_noise=noise).prev_sample
+
+    def deterministic(self, out: Tensor, i: int, x: Tensor) -> Tensor:
+        return self.scheduler.step(out, self._t[i], x, eta=0.0).prev_sample
+
+
+class _Drawing(Kernel):
+    """Schedulers that draw their noise themselves, by `torch.randn`: there they are given ours."""
+
+    def __init__(self, scheduler: Any, num_steps: int, device: Any, eta: float, **spacing: Any) -> None:
+        super().__init__(scheduler, num_steps, device, eta, **spacing)
+        self._options = {"eta": eta} if "eta" in inspect.signature(scheduler.step).parameters else {}
+        if eta != 1 and not self._options:
+            raise ValueError(
+                f"eta={eta}: {type(scheduler).__name__} knows no eta; leave it at 1, or use a DDIMScheduler"
+            )
+        self._sibling: Any = None
+        if type(scheduler).__name__ == "TCDScheduler":  # it tells no posterior mean; a DDIM of the same schedule does
+            from diffusers import DDIMScheduler
+
+            own = scheduler.config  # from_config would put DDIM's own defaults in the place of TCD's
+            self._sibling = DDIMScheduler(**{key: own[key] for key in (*_SHARED_WITH_PNDM, *_CLIPS)})
+            self._sibling.set_timesteps(num_steps, device=device)
+
+    def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
+        if self._sibling is not None:
+            return self._sibling.step(out, self._t[i], x).pred_original_sample
+        said = self._stepped(out, i, x, torch.zeros_like(x))
+        return said.denoised if hasattr(said, "denoised") else said.pred_original_sample
+
+    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
+        return self._stepped(out, i, x, noise).prev_sample
+
+    def _stepped(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Any:
+        with _Answered(noise):
+            return self._at(i).step(out, self._t[i], x, **self._options)
+
+
+class _SDEDPM(Kernel):
+    """SDE-DPM-Solver++ of order 1 (Lu et al. 2022, arXiv 2211.01095): it has no history, unlike higher orders."""
+
+    def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
+        at = self._at(i)
+        at._init_step_index(self.timesteps[i])
+        return at.convert_model_output(out, sample=x)
+
+    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
+        at = self._at(i)
+        at.model_outputs = list(at.model_outputs)  # a shallow copy shares it
+        return at.step(out, self.timesteps[i], x, variance_noise=noise).prev_sample
+
+
+class _Flow(Kernel):
+    """Rectified flow, x_s = (1 - s) x_0 + s eps with v = eps - x_0, sampled with noise.
+
+    A scheduler with `stochastic_sampling` makes its own step, which draws all noise anew. Any other is an ODE, whose
+    steps leave nothing to search; its SDE with the same marginals is the DDIM family in the flow's notation (Song et
+    al. 2021, equations 12 and 16): with a = 1 - s, of x_hat = x - s v and eps_hat = x + a v
+
+        x' = a' x_hat + sqrt(s'^2 - d^2) eps_hat + d noise,   d = eta (s'/s) sqrt(s^2 - (a/a')^2 s'^2),
+
+    where d at eta 1 is the deviation of q(x' | x, x_0). At eta 0 it is the scheduler's own Euler step.
+    """
+
+    def __init__(self, scheduler: Any, num_steps: int, device: Any, eta: float, **spacing: Any) -> None:
+        super().__init__(scheduler, num_steps, device, eta, **spacing)
+        self._own = bool(scheduler.config.stochastic_sampling)
+        if self._own and eta != 1:
+            raise ValueError(f"eta={eta}: this scheduler's stochastic_sampling knows no eta; leave it at 1")
+        self._sigmas: list[float] = scheduler.sigmas.double().tolist()
+
+    def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
+        return x - self._sigmas[i] * out
+
+    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
+        if self._own:
+            with _Answered(noise):
+                return self._at(i).step(out, self.timesteps[i], x).prev_sample
+        return self._sde(out, i, x, noise, self.eta)
+
+    def deterministic(self, out: Tensor, i: int, x: Tensor) -> Tensor:
+        return self._sde(out, i, x, torch.zeros_like(x), 0.0)
+
+    def deviation(self, i: int, eta: float) -> float:
+        """d of step i."""
+        s, to = self._sigmas[i], self._sigmas[i + 1]
+        if to == 0:
+            return 0.0
+        fresh = max(0.0, s**2 - ((1 - s) / (1 - to)) ** 2 * to**2)
+        return eta * to / s * fresh**0.5
+
+    def _sde(self, out: Tensor, i: int, x: Tensor, noise: Tensor, eta: float) -> Tensor:
+        s, to, d = self._sigmas[i], self._sigmas[i + 1], self.deviation(i, eta)
+        return (1 - to) * (x - s * out) + max(0.0, to**2 - d**2) ** 0.5 * (x + (1 - s) * out) + d * noise
+
+
+class _Answered(TorchFunctionMode):
+    """Inside, `torch.randn` answers with this noise, in this thread alone; it is asked once at most."""
+
+    def __init__(self, noise: Tensor) -> None:
+        super().__init__()
+        self._noise: Tensor | None = noise
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.randn:
+            noise, self._noise = self._noise, None
+            if noise is None:
+                raise RuntimeError("this scheduler draws more than once a step, which a search does not expect")
+            return noise
+        return func(*args, **(kwargs or {}))
+
+
+def kernel(scheduler: Any, num_steps: int, device: Any, eta: float, flow: bool = False, **spacing: Any) -> Kernel:
+    """The kernel of a pipeline's scheduler, which is left as it is; `flow` for a model that predicts a flow's velocity.
+
+    Raises:
+        ValueError: for a scheduler without noise or with a memory of earlier steps, naming one that works.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta} is outside [0, 1]; above 1 the kernel has no real mean")
+    name, config = type(scheduler).__name__, scheduler.config
+    make: Callable[..., Kernel]
+    if flow:
+        if name != "FlowMatchEulerDiscreteScheduler":
+            raise ValueError(
+                f"{name} is not supported for a flow: set pipe.scheduler = "
+                "diffusers.FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)"
+            )
+        scheduler, make = copy.deepcopy(scheduler), _Flow
+    elif name == "DDIMScheduler":
+        scheduler, make = copy.deepcopy(scheduler), _DDIM
+    elif name == "PNDMScheduler":
+        from diffusers import DDIMScheduler
+
+        scheduler = DDIMScheduler(**{key: config[key] for key in _SHARED_WITH_PNDM}, clip_sample=False)
+        make = _DDIM
+    elif name in _DRAWING:
+        scheduler, make = copy.deepcopy(scheduler), _Drawing
+    elif (
+        name == "DPMSolverMultistepScheduler"
+        and config.algorithm_type == "sde-dpmsolver++"
+        and config.solver_order == 1
+    ):
+        scheduler, make = copy.deepcopy(scheduler), _SDEDPM
+    else:
+        raise ValueError(
+            f"{name} is not supported: a search needs children that differ, a posterior mean, and steps that remember "
+            "no earlier ones. For a model trained with a DDPM's noise schedule, set "
+            "pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False); "
+            "EulerAncestralDiscreteScheduler, DDPMScheduler, LCMScheduler, TCDScheduler and "
+            "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++', solver_order=1 work too"
+        )
+    if str(config.get("variance_type", "")).startswith("learned"):
+        raise ValueError(f"variance_type={config.variance_type!r} is not supported; set variance_type='fixed_small'")
+    made = make(scheduler, num_steps, device, float(eta), **spacing)
+    _refuse_infinite_start(made)
+    return made
+
+
+def warn_of_clipping(config: Any, stacklevel: int = 4) -> None:
+    """For latents, which no bound holds; pixels are meant to be clipped."""
+    if config.get("clip_sample") or config.get("thresholding"):
+        warnings.warn(
+            "this scheduler clips its samples (clip_sample or thresholding), which is meant for pixels and "
+            "distorts latents; build it with clip_sample=False, thresholding=False",
+            stacklevel=stacklevel,
+        )
+
+
+def _refuse_infinite_start(made: Kernel) -> None:
+    config, alphas = made.scheduler.config, getattr(made.scheduler, "alphas_cumprod", None)
+    if alphas is None or config.get("prediction_type") != "epsilon" or made.timesteps.is_floating_point():
+        return
+    if alphas[int(made.timesteps[0])] == 0:
+        raise ValueError(
+            "this scheduler has zero signal at the first step, where a model that predicts epsilon says nothing of "
+            "x_0; set rescale_betas_zero_snr=False, or use a v-prediction model"
+        )

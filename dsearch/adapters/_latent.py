@@ -1,0 +1,144 @@
+"""What adapters of latent diffusion pipelines have in common."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.contract import Prediction, Rng
+from ..core.plan import positive
+from ..core.rng import move
+from ._kernel import Kernel
+
+__all__ = ["Latent"]
+
+
+class Latent:
+    """Noise, steps and decoders of a pipeline with a VAE; a subclass has the prompts and the network.
+
+    Attributes:
+        num_steps: denoising steps.
+        pipe: the pipeline, left as it is.
+        height: pixels.
+        width: pixels.
+    """
+
+    num_steps: int
+    pipe: Any
+    kernel: Kernel
+    height: int
+    width: int
+    _shape: tuple[int, ...]
+    _unit = 8  # what height and width must be multiples of
+
+    def _set_up(self, pipe: Any, num_steps: int, sample_size: Any, height: Any, width: Any, preview: Any) -> None:
+        self.num_steps, self.pipe, self._looks = positive("num_inference_steps", num_steps), pipe, preview
+        # Read once: diffusers walks all modules to tell, which would take milliseconds of every step.
+        self._device, self._vae_dtype = pipe._execution_device, pipe.vae.dtype
+        self._looks_dtype = getattr(preview, "dtype", None)
+        scale = pipe.vae_scale_factor
+        own_height, own_width = sample_size if isinstance(sample_size, list | tuple) else (sample_size, sample_size)
+        self.height = positive("height", own_height * scale if height is None else height)
+        self.width = positive("width", own_width * scale if width is None else width)
+        if self.height % self._unit or self.width % self._unit:
+            raise ValueError(f"height={self.height} and width={self.width} must be multiples of {self._unit}")
+
+    def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
+        """Pure noise `[B, K, ...]`, float32."""
+        return move(rng.normal("start", 0, (*lead, *self._shape)), self._device) * self.kernel.init_noise_sigma
+
+    def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
+        """Normals `[B, K, w, ...]`, float32."""
+        if self.kernel.eta == 0 and lead[2] > 1:
+            raise ValueError(f"width={lead[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
+        return move(rng.normal("noise", step, (*lead, *self._shape)), self._device)
+
+    def predict(self, x: Tensor, step: int, cond: Any, prompt: Tensor) -> Prediction:
+        """`[R, ...]` -> the guided output of the network, and the posterior mean that the scheduler reads in it."""
+        if step == self.num_steps:
+            return Prediction(None, x)
+        out = self._network(self.kernel.scale_input(x, step), step, cond, prompt)
+        return Prediction(out, self.kernel.x0(out, step, x))
+
+    def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
+        """One scheduler step; parents `[B, K, 1, ...]` meet their children's noise `[B, K, w, ...]` by broadcasting."""
+        return self.kernel.step(pred.out, step, x, noise).expand_as(noise)
+
+    def deterministic(self, x: Tensor, pred: Prediction, step: int) -> Tensor:
+        """The scheduler's step without noise, for deterministic lookahead; broadcasts like `step`."""
+        return self.kernel.deterministic(pred.out, step, x)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """`[R, ...]` -> images `[R, 3, H, W]` in [0, 1], float32."""
+        return self._decoded(self.pipe.vae, x0, self._vae_dtype)
+
+    def preview(self, x0: Tensor) -> Tensor:
+        """The same by the cheap decoder; by the VAE where none was given."""
+        if self._looks is None:
+            return self.decode(x0)
+        if hasattr(self._looks, "decode"):
+            images = self._decoded(self._looks, x0, self._looks_dtype)
+        else:
+            images = self._looks(x0)
+        if images.shape != (len(x0), 3, self.height, self.width):
+            raise ValueError(
+                f"preview made {tuple(images.shape)} of {tuple(x0.shape)}; it must give one {self.height}x{self.width} "
+                "RGB image a latent"
+            )
+        return images
+
+    def release(self) -> None:
+        """Hands offloaded modules back, as the pipeline does after a call."""
+        self.pipe.maybe_free_model_hooks()
+
+    def _network(self, x: Tensor, step: int, cond: Any, prompt: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _decoded(self, vae: Any, x0: Tensor, dtype: Any) -> Tensor:
+        config = vae.config
+        latents = x0.to(dtype) / config.scaling_factor + (config.get("shift_factor") or 0)
+        image = vae.decode(latents, return_dict=False)[0]
+        return self.pipe.image_processor.postprocess(image.float(), output_type="pt")
+
+
+def guided(out: Tensor, scale: float | None) -> Tensor:
+    """Classifier-free guidance of `[2 R, ...]`, without and with the prompt -> `[R, ...]`; None: as it is."""
+    out = out.float()
+    if scale is None:
+        return out
+    without, with_ = out.chunk(2)
+    return without + scale * (with_ - without)
+
+
+def refuse_others(pipe: Any, kind: str, known_as: str) -> None:
+    """Raises TypeError unless `pipe` is diffusers' pipeline of that name."""
+    from .._torchvision import mend
+
+    mend()
+    import diffusers
+
+    if not isinstance(pipe, getattr(diffusers, kind)):
+        raise TypeError(f"{type(pipe).__name__} is not a {kind} ({known_as})")
+
+
+def guidance_embedding(pipe: Any, unet: Any, scale: float, device: Any, dtype: torch.dtype) -> Tensor | None:
+    """`[1, E]` for a UNet that was distilled to take its guidance as an input (as LCMs are); None for others."""
+    size = unet.config.time_cond_proj_dim
+    if size is None:
+        return None
+    return pipe.get_guidance_scale_embedding(torch.tensor([scale - 1]), embedding_dim=size).to(device, dtype)
+
+
+def shift(pipe: Any, tokens: int, most: float) -> float:
+    """The `mu` of the timesteps for so many tokens, by the pipeline's own function."""
+    config, calculate = pipe.scheduler.config, import_module(type(pipe).__module__).calculate_shift
+    return calculate(
+        tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", most),
+    )

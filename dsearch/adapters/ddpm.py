@@ -1,0 +1,98 @@
+"""Diffusion in pixels: `DDPMPipeline`, `DDIMPipeline`, or a `UNet2DModel` with a scheduler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.contract import Prediction, Rng
+from ..core.plan import positive
+from ..core.rng import move
+from ._kernel import kernel
+
+__all__ = ["DDPM"]
+
+
+class DDPM:
+    """A `UNet2DModel` that denoises pixels, unconditional or told a class, as a denoiser; nothing of it is changed.
+
+    The prompts of a class-conditional model are class numbers as text, "0" to `num_class_embeds - 1`; an unconditional
+    model knows the empty prompt alone. With one child a step the images equal the pipeline's own, given the same noise.
+
+    Args:
+        model: a `DDPMPipeline`, a `DDIMPipeline`, or the `UNet2DModel` itself.
+        scheduler: its scheduler; a pipeline brings its own.
+        num_inference_steps: denoising steps.
+        eta: noise of the kernel, 0 to 1, for a DDIM.
+
+    Raises:
+        TypeError: for another model, or a UNet without a scheduler.
+        ValueError: for a scheduler or eta that cannot work; when encoding, for prompts that the model does not know.
+    """
+
+    def __init__(self, model: Any, scheduler: Any = None, *, num_inference_steps: int = 50, eta: float = 1.0) -> None:
+        unet = getattr(model, "unet", model)
+        scheduler = getattr(model, "scheduler", None) if scheduler is None else scheduler
+        if type(unet).__name__ != "UNet2DModel":
+            raise TypeError(
+                f"{type(unet).__name__} is not a UNet2DModel, or a pipeline of one (DDPM or DDIM in pixels)"
+            )
+        if scheduler is None:
+            raise TypeError("a UNet2DModel comes without a scheduler; pass scheduler=diffusers.DDPMScheduler(), say")
+        self.model, self.unet = model, unet
+        self.num_steps = positive("num_inference_steps", num_inference_steps)
+        self._device = getattr(model, "_execution_device", unet.device)
+        self._dtype = unet.dtype
+        self.kernel = kernel(scheduler, self.num_steps, self._device, eta)
+        size = unet.config.sample_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        self._shape = (unet.config.in_channels, height, width)
+
+    def encode(self, prompts: list[str]) -> Tensor | None:
+        """Class numbers as text -> `[P]` classes; None for an unconditional model."""
+        classes = self.unet.config.num_class_embeds
+        if classes is None:
+            if any(prompts):
+                raise ValueError(f"prompts={prompts}: this model is unconditional; its only prompt is ''")
+            return None
+        known = {str(i): i for i in range(classes)}
+        if unknown := [prompt for prompt in prompts if prompt not in known]:
+            raise ValueError(f"prompts={unknown}: this model knows the classes '0' to '{classes - 1}'")
+        return torch.tensor([known[prompt] for prompt in prompts], device=self._device)
+
+    def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
+        """Pure noise `[B, K, C, H, W]`, float32."""
+        return move(rng.normal("start", 0, (*lead, *self._shape)), self._device) * self.kernel.init_noise_sigma
+
+    def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
+        """Normals `[B, K, w, C, H, W]`, float32."""
+        if self.kernel.eta == 0 and lead[2] > 1:
+            raise ValueError(f"width={lead[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
+        return move(rng.normal("noise", step, (*lead, *self._shape)), self._device)
+
+    def predict(self, x: Tensor, step: int, cond: Tensor | None, prompt: Tensor) -> Prediction:
+        """`[R, C, H, W]` -> the output of the UNet, and the posterior mean that the scheduler reads in it."""
+        if step == self.num_steps:
+            return Prediction(None, x)
+        seen = self.kernel.scale_input(x, step).to(self._dtype)
+        labels = None if cond is None else cond[prompt]
+        out = self.unet(seen, self.kernel.timesteps[step], class_labels=labels, return_dict=False)[0].float()
+        return Prediction(out, self.kernel.x0(out, step, x))
+
+    def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
+        """One scheduler step; parents `[B, K, 1, ...]` meet their children's noise `[B, K, w, ...]` by broadcasting."""
+        return self.kernel.step(pred.out, step, x, noise).expand_as(noise)
+
+    def deterministic(self, x: Tensor, pred: Prediction, step: int) -> Tensor:
+        """The scheduler's step without noise, for deterministic lookahead; broadcasts like `step`."""
+        return self.kernel.deterministic(pred.out, step, x)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Pixels `[R, C, H, W]` in [-1, 1] -> `[R, C, H, W]` in [0, 1], float32."""
+        return (x0.float() / 2 + 0.5).clamp(0, 1)
+
+    def release(self) -> None:
+        """Hands offloaded modules back, as the pipeline does after a call."""
+        getattr(self.model, "maybe_free_model_hooks", lambda: None)()

@@ -14,7 +14,7 @@ from .core.rng import KeyedRng
 from .core.tuning import Pilot, pilot
 
 # isort: split
-from . import methods  # last, so that a method's file may import any name above from `dsearch`
+from . import distributed, methods  # last, so that a method's file may import any name above from `dsearch`
 
 __version__ = "0.1.0.dev0"
 
@@ -44,6 +44,7 @@ __all__ = [
     "Selector",
     "Step",
     "Value",
+    "distributed",
     "measure",
     "methods",
     "pilot",

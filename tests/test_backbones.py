@@ -331,3 +331,52 @@ def test_a_deterministic_rollout_needs_a_scheduler_that_has_one(name):
 def test_sizes_that_do_not_pack_are_refused():
     with pytest.raises(ValueError, match="height=18 and width=16 must be multiples of 4"):
         Flux(tiny.flux(), height=18, width=16)
+
+
+# ---- diffusers' modular pipelines ---------------------------------------------------------------------------
+
+
+def modular(block, guidance=5.0):
+    from diffusers.guiders import ClassifierFreeGuidance
+    from diffusers.modular_pipelines.stable_diffusion_xl.modular_blocks_stable_diffusion_xl import (
+        StableDiffusionXLAutoBlocks,
+    )
+
+    blocks = StableDiffusionXLAutoBlocks().get_workflow("text2image")
+    blocks.sub_blocks["denoise.denoise"] = block
+    pipe = blocks.init_pipeline()
+    parts = {n: part for n, part in tiny.xl().components.items() if part is not None and n in pipe.components}
+    pipe.update_components(**parts, guider=ClassifierFreeGuidance(guidance_scale=guidance))
+    return pipe
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_a_modular_pipeline_with_a_search_block_finds_what_the_adapter_finds(guidance):
+    from dsearch.adapters import search_step
+
+    method = dsearch.methods.svdd(tiny.contrast, 4)
+    pipe = modular(search_step(method, seed=5), guidance)
+    before = state(pipe)
+    out = pipe(prompt=PROMPTS, num_inference_steps=STEPS, height=16, width=16, output_type="pt")
+    denoiser = StableDiffusionXL(tiny.xl(), num_inference_steps=STEPS, guidance_scale=guidance)
+    ours = dsearch.search(denoiser, method, PROMPTS, seed=5)
+    assert torch.equal(out.get("search").lineage.path(), ours.lineage.path())
+    torch.testing.assert_close(out.get("search").images, ours.images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.get("images"), ours.images[:, 0], atol=1e-5, rtol=0)
+    assert_same(before["unet"], state(pipe)["unet"])
+
+
+def test_a_modular_pipeline_copies_no_reward():
+    from dsearch.adapters import search_step
+
+    method = dsearch.methods.svdd(tiny.contrast, 2)
+    block = search_step(method)
+    assert copy.deepcopy(block)._settings[0] is method
+
+
+def test_more_images_than_prompts_are_the_methods_business():
+    from dsearch.adapters import search_step
+
+    pipe = modular(search_step(dsearch.methods.svdd(tiny.contrast, 2)))
+    with pytest.raises(ValueError, match="2 latents for 1 prompts; set num_images_per_prompt=1"):
+        pipe(prompt=["cat"], num_images_per_prompt=2, num_inference_steps=2, height=16, width=16)

@@ -122,14 +122,14 @@ def pipeline(scheduler: Any = None, dtype: torch.dtype = torch.float32, **settin
 
 
 def _texts(*kinds: Any) -> list[Any]:
+    config = _parts()["text_encoder"].config  # before the seed: making the parts draws too
     torch.manual_seed(3)
-    config = _parts()["text_encoder"].config
     return [kind(config).eval() for kind in kinds]
 
 
 def _vae(**settings: Any) -> AutoencoderKL:
-    torch.manual_seed(4)
     config = {name: value for name, value in _parts()["vae"].config.items() if not name.startswith("_")}
+    torch.manual_seed(4)
     return AutoencoderKL(**{**config, **settings}).eval()
 
 

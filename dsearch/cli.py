@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import __version__, methods
+from . import __version__, distributed, methods
 from ._torchvision import mend
 from .core.budget import Budget, measure
 from .core.contract import Method, Reward
-from .core.loop import Result, search
+from .core.loop import Result
 from .core.plan import Bill
 
 if TYPE_CHECKING:
@@ -156,6 +156,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda, float32 in the box)"
     )
+    parser.add_argument(
+        "--preview", nargs="?", const="box", metavar="DIR", help="an AutoencoderTiny for values (alone: the box's)"
+    )
     for name, of in (("chunk", "network rows"), ("decode-chunk", "decodes"), ("reward-chunk", "rewards")):
         parser.add_argument(f"--{name}", type=int, help=f"{of} at once: memory and speed, not the result")
 
@@ -175,6 +178,11 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(args: argparse.Namespace) -> None:
+    with distributed.processes() as ranks:  # one, unless torchrun started more
+        _generate_on(args, ranks)
+
+
+def _generate_on(args: argparse.Namespace, ranks: distributed.Ranks) -> None:
     if (args.out / "result.json").exists() and not args.overwrite:
         raise UsageError(f"{args.out} holds a result; choose another --out, or pass --overwrite")
     reward = _reward(args)
@@ -182,24 +190,30 @@ def _generate(args: argparse.Namespace) -> None:
     method, denoiser = _method(args, reward), _denoiser(args)
     budget = _budget(args)
     if "seconds" in budget:
+        if ranks.size > 1:
+            raise UsageError("--within seconds is measured by each process alone; give model_calls instead")
         rows = args.chunk or 16
         budget["prices"] = measure(denoiser, reward, args.prompts, rows=rows)
         print("measured: " + ", ".join(f"{1000 * s:.2f} ms a {unit}" for unit, s in budget["prices"]._asdict().items()))
     method = _sized(method, budget, args.steps)
     if args.eta == 0 and max(method.plan(args.steps).width) > 1:
         raise UsageError(f"--eta 0 makes all children of {args.method} equal; set it above 0")
-    print(f"{method.name}, {_priced(method, args.steps)}")
-    args.out.mkdir(parents=True, exist_ok=True)
+    if ranks.rank == 0:
+        print(f"{method.name}, {_priced(method, args.steps)}")
+        args.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    result = search(
+    result = distributed.search(
         denoiser,
         method,
         args.prompts,
+        ranks=ranks,
         seed=args.seed,
         observe=panel or None,
-        progress=sys.stderr.isatty(),
+        progress=sys.stderr.isatty() and ranks.rank == 0,
         **_chunks(args),
     )
+    if result is None:  # rank 0 writes
+        return
     seconds = time.perf_counter() - began
     record = {"seed": args.seed, "method": args.method, "options": _options(args), "reward": args.reward}
     record |= {"clip": args.clip, "within": budget, **_chunks(args)}
@@ -497,8 +511,25 @@ def _denoiser(args: argparse.Namespace) -> StableDiffusion:
         requires_safety_checker=False,
     )
     return StableDiffusion(
-        pipe.to(args.device), num_inference_steps=args.steps, guidance_scale=args.guidance_scale, eta=args.eta
+        pipe.to(args.device),
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        eta=args.eta,
+        preview=_preview(args, boxed),
     )
+
+
+def _preview(args: argparse.Namespace, boxed: bool) -> Any:
+    if args.preview is None:
+        return None
+    if (args.preview == "box") != boxed:
+        raise UsageError(f"--preview {args.preview} does not read the latents of --model {args.model}; give its own")
+    from diffusers import AutoencoderTiny
+
+    from .box import preview_path
+
+    folder = preview_path() if boxed else args.preview
+    return AutoencoderTiny.from_pretrained(folder, torch_dtype=getattr(torch, args.dtype)).to(args.device)
 
 
 def _hush() -> None:
@@ -534,6 +565,7 @@ def _about(args: argparse.Namespace) -> dict[str, Any]:
         "guidance_scale": args.guidance_scale,
         "eta": args.eta,
         "dtype": args.dtype,
+        "preview": args.preview,
         "versions": {
             "dsearch": __version__,
             "torch": torch.__version__,

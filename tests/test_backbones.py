@@ -104,6 +104,14 @@ def test_sdxl_tells_the_model_its_size_negative_prompt_and_latent_spread():
     torch.testing.assert_close(ours.images[:, 0], theirs, atol=1e-5, rtol=0)
 
 
+def test_an_sdxl_vae_that_overflows_in_float16_is_copied_and_stays_as_it_is():
+    pipe = tiny.xl(force_upcast=True)
+    pipe.vae.half()
+    ours = searched(StableDiffusionXL(pipe, num_inference_steps=STEPS))
+    assert pipe.vae.dtype == torch.float16
+    assert torch.equal(ours.images[:, 0], piped(pipe, eta=1.0))
+
+
 @pytest.mark.parametrize("guidance", [1.0, 6.0])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_sd3_of_stochastic_sampling_is_the_pipeline_and_at_eta_0_its_ode(dynamic, guidance):

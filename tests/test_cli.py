@@ -186,3 +186,29 @@ def test_pictures_keep_every_grey_level():
     levels = torch.arange(256).float().div(255).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     (picture,) = to_pil(levels)
     assert np.array_equal(np.asarray(picture)[..., 0].ravel(), np.arange(256))
+
+
+def test_a_preview_values_and_the_record_says_so(tmp_path):
+    words = ["generate", "cat", *QUICK, "--method", "svdd", "--budget", "2"]
+    assert cli.main([*words, "--preview", "--out", str(tmp_path / "quick")]) == 0
+    assert cli.main([*words, "--out", str(tmp_path / "full")]) == 0
+    quick, full = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("quick", "full"))
+    assert (quick["preview"], full["preview"]) == ("box", None)
+    assert quick["trace"][0]["values"] != full["trace"][0]["values"]
+
+
+def test_a_preview_of_another_model_is_refused(tmp_path, capsys):
+    assert cli.main(["generate", "cat", *QUICK, "--preview", "elsewhere", "--out", str(tmp_path)]) == 2
+    assert "--preview elsewhere does not read the latents of --model box" in capsys.readouterr().err
+
+
+def test_under_torchrun_the_same_images_are_written_once(tmp_path):
+    words = ["generate", "cat", *QUICK, "--method", "svdd", "--budget", "4", "--reward", "clip"]
+    assert cli.main([*words, "--out", str(tmp_path / "one")]) == 0
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dsearch"]
+    done = subprocess.run([*run, *words, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("result.json") == 1
+    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
+    assert one["bill"] == two["bill"] and one["images"][0]["path"] == two["images"][0]["path"]
+    assert two["images"][0]["reward"] == pytest.approx(one["images"][0]["reward"], abs=1e-3)

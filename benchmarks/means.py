@@ -50,11 +50,17 @@ class Stack:
     alone: bool = False  # the published way
 
     def run(self, plan: Any, rng: Any) -> Any:
+        """The plan's search; compiled networks get chunks that its rows fill."""
         if self.alone:
             coins = [0.0] * (self.model.num_steps - 1)
             return published_way.run(self.model, self.reward, list(plan.prompts), plan.flags, coins, rng)
         method = dsearch.methods.published(self.reward, **vars(plan.flags), coins=[0.0] * (self.model.num_steps - 1))
-        return dsearch.search(self.model, method, plan.prompts, rng=rng, **self.options)
+        options = dict(self.options)
+        if options.get("pad"):
+            rows = len(plan.prompts) * plan.flags.duplicate_size
+            options["chunk"] = options["reward_chunk"] = rows // -(-rows // options["chunk"])
+            options["decode_chunk"] = min(options["decode_chunk"], options["chunk"])
+        return dsearch.search(self.model, method, plan.prompts, rng=rng, **options)
 
 
 def stacks(args: argparse.Namespace) -> list[Stack]:

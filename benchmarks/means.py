@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import published_way
 import torch
-from throughput import machine, svdd, versions
+from throughput import command, machine, svdd, versions
 from torch import Tensor
 
 import dsearch
@@ -394,7 +394,7 @@ def main(argv: Sequence[str]) -> None:
         "date": datetime.date.today().isoformat(),
         "machine": machine(torch.device(args.device), args.threads),
         "versions": versions(),
-        "command": " ".join(["python benchmarks/means.py", *argv]),
+        "command": command("means.py", argv),
         "about": f"{about[0].upper()}{about[1:]}, {args.steps} steps, guidance {args.guidance:g}",
         "repeats": args.repeats,
         **measure(args),

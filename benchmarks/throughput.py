@@ -248,12 +248,11 @@ def versions() -> str:
     return f"Python {platform.python_version()}, {shown}"
 
 
-def command(argv: Sequence[str]) -> str:
+def command(script: str, argv: Sequence[str]) -> str:
     """The command line, without the folders of this machine."""
-    shown, hidden = [], {"--model": "DIR", "--json": "OUT.json", "--docs": "docs/benchmarks.md"}
-    for before, word in zip(["", *argv], argv, strict=False):
-        shown.append(hidden.get(before, word))
-    return " ".join(["python benchmarks/throughput.py", *shown])
+    hidden = {"--json": "OUT.json", "--docs": "PAGE.md"}
+    shown = (hidden.get(before, "DIR" if "/" in word else word) for before, word in zip(["", *argv], argv, strict=False))
+    return " ".join([f"python benchmarks/{script}", *shown])
 
 
 def section(report: dict[str, Any]) -> str:
@@ -340,7 +339,7 @@ def main(argv: Sequence[str]) -> None:
         "date": datetime.date.today().isoformat(),
         "machine": machine(bench.device, args.threads),
         "versions": versions(),
-        "command": command(argv),
+        "command": command("throughput.py", argv),
         "model": "the model in the box" if args.model is None else Path(args.model).name,
         **{name: getattr(args, name) for name in ("steps", "guidance", "repeats", "seed", "threads", "clock")},
         "rows": [measure(bench, setting) for setting in settings(args.prompts, args.width)],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from . import methods
 from .core.contract import Beams, Denoiser, Method, Reward
 from .core.loop import Step, search
 from .core.plan import Bill, largest, positive
+from .files import dumps
 from .metrics import Interval, interval
 from .pictures import Panel, Series, curves, grid
 
@@ -179,19 +178,6 @@ def _looked(denoiser: Denoiser, method: Method, setting: Setting, beams: Beams) 
     """The mean reward of the posterior means, looked at without steering: neither billed nor timed."""
     groups = zip(beams.pred.x0, setting.prompts, strict=True)
     return torch.cat([method.reward(denoiser.decode(x0), [prompt] * len(x0)) for x0, prompt in groups]).mean()
-
-
-def dumps(record: Any, indent: int | None = None) -> str:
-    """A JSON text; what is infinite or nan, which JSON cannot say, becomes null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: plain(entry) for name, entry in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(entry) for entry in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(plain(record), indent=indent, allow_nan=False) + "\n"
 
 
 def _row(guide: str, name: str, cells: Mapping[tuple[str, str], Cell]) -> dict[str, Any]:

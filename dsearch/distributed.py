@@ -91,11 +91,18 @@ class Ranks:
         self._together(torch.empty(0), lambda: dist.gather_object(item, into))
         return into
 
+    def told(self, item: Any) -> Any:
+        """Rank 0's, on all ranks."""
+        return item if self.size == 1 else self._told(item, 0)
+
+    def _told(self, item: Any, source: int) -> Any:
+        said = [item]
+        self._together(torch.empty(0), lambda: dist.broadcast_object_list(said, src=source))
+        return said[0]
+
     def _agreed(self, dtype: torch.dtype) -> torch.dtype:
         """The last rank's, which always has a part: one without cannot know."""
-        said = [dtype]
-        self._together(torch.empty(0), lambda: dist.broadcast_object_list(said, src=self.size - 1))
-        return said[0]
+        return self._told(dtype, self.size - 1)
 
     def _carried(self, leaf: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
         """The leaf's bytes, where the backend can read them."""
@@ -249,6 +256,7 @@ def joined(results: Sequence[Result]) -> Result:
             for at in looks
         ],
         watched=watched,
+        thumbnails=[cat(parts) for parts in zip(*(result.thumbnails for result in results), strict=True)],
         chunks={name: _least([result.chunks[name] for result in results]) for name in one.chunks},
     )
 

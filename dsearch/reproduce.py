@@ -21,7 +21,7 @@ from .core.budget import Budget
 from .core.contract import Denoiser, Method, Reward
 from .core.loop import Result, search
 from .core.plan import positive
-from .demo import dumps
+from .files import dumps
 from .metrics import interval, paired
 from .pictures import Panel, Series, curves, grid
 

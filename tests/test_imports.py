@@ -25,6 +25,7 @@ RANK = {
     "dsearch.core.budget": 2,
     "dsearch.core.steps": 3,
     "dsearch.core.panel": 3,
+    "dsearch.core.thumbnails": 3,
     "dsearch.core.loop": 4,
     "dsearch.core.tuning": 5,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class DDPM:
         TypeError: for another model, or a UNet without a scheduler.
         ValueError: for a scheduler or eta that cannot work; when encoding, for prompts that the model does not know.
     """
+
+    pipelines: ClassVar = ("DDPMPipeline", "DDIMPipeline")
 
     def __init__(self, model: Any, scheduler: Any = None, *, num_inference_steps: int = 50, eta: float = 1.0) -> None:
         unet = getattr(model, "unet", model)

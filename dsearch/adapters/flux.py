@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ class Flux(Latent):
         ValueError: for a scheduler, eta or size that cannot work, naming what does.
     """
 
+    pipelines: ClassVar = ("FluxPipeline",)
+
     def __init__(
         self,
         pipe: FluxPipeline,
@@ -53,7 +55,7 @@ class Flux(Latent):
         max_sequence_length: int = 512,
         preview: Any = None,
     ) -> None:
-        refuse_others(pipe, "FluxPipeline", "FLUX.1")
+        refuse_others(pipe, self.pipelines[0], "FLUX.1")
         self._unit = pipe.vae_scale_factor * 2  # latents are packed two by two
         self._set_up(pipe, num_inference_steps, pipe.default_sample_size, height, width, preview)
         self.guidance_scale, self.max_sequence_length = float(guidance_scale), max_sequence_length

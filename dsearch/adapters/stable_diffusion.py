@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class StableDiffusion(Latent):
         ValueError: for a scheduler, eta or size that cannot work, naming what does.
     """
 
+    pipelines: ClassVar = ("StableDiffusionPipeline",)
+
     def __init__(
         self,
         pipe: StableDiffusionPipeline,
@@ -55,7 +57,7 @@ class StableDiffusion(Latent):
         negative_prompt: str | None = None,
         preview: Any = None,
     ) -> None:
-        refuse_others(pipe, "StableDiffusionPipeline", "Stable Diffusion v1 or v2")
+        refuse_others(pipe, self.pipelines[0], "Stable Diffusion v1 or v2")
         self._set_up(pipe, num_inference_steps, pipe.unet.config.sample_size, height, width, preview)
         self.guidance_scale, self.negative_prompt = float(guidance_scale), negative_prompt
         warn_of_clipping(pipe.scheduler.config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class StableDiffusion3(Latent):
         ValueError: for a scheduler, eta or size that cannot work, naming what does.
     """
 
+    pipelines: ClassVar = ("StableDiffusion3Pipeline",)
     _unit = 16  # a latent is 8 pixels, a patch 2 latents
 
     def __init__(
@@ -57,7 +58,7 @@ class StableDiffusion3(Latent):
         negative_prompt: str | None = None,
         preview: Any = None,
     ) -> None:
-        refuse_others(pipe, "StableDiffusion3Pipeline", "Stable Diffusion 3 or 3.5")
+        refuse_others(pipe, self.pipelines[0], "Stable Diffusion 3 or 3.5")
         self._unit = pipe.vae_scale_factor * pipe.patch_size
         self._set_up(pipe, num_inference_steps, pipe.default_sample_size, height, width, preview)
         self.guidance_scale, self.negative_prompt = float(guidance_scale), negative_prompt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class StableDiffusionXL(Latent):
         ValueError: for a scheduler, eta or size that cannot work, naming what does.
     """
 
+    pipelines: ClassVar = ("StableDiffusionXLPipeline",)
+
     def __init__(
         self,
         pipe: StableDiffusionXLPipeline,
@@ -57,7 +59,7 @@ class StableDiffusionXL(Latent):
         negative_prompt: str | None = None,
         preview: Any = None,
     ) -> None:
-        refuse_others(pipe, "StableDiffusionXLPipeline", "Stable Diffusion XL")
+        refuse_others(pipe, self.pipelines[0], "Stable Diffusion XL")
         self._set_up(pipe, num_inference_steps, pipe.unet.config.sample_size, height, width, preview)
         self.guidance_scale, self.negative_prompt = float(guidance_scale), negative_prompt
         warn_of_clipping(pipe.scheduler.config)

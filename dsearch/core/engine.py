@@ -198,6 +198,15 @@ class Engine:
         """What a reward that never steers says of `[B, N, ...]`: `[B, N]`; counted apart, in `watched`."""
         return self._rewarded(x0, prompt, step, self._preview, watcher=watcher, watching=name)[1]
 
+    def show(self, x0: Tensor, prompt: Tensor, step: int, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """`[B, N, ...]` -> what `of` makes of their decoded images `[R, ...]`, `[B, N, ...]`; counted in `watched`."""
+        lead, (x0, prompt, drawn) = x0.shape[:2], self._drawn(x0, prompt)
+        parts = [
+            of(self._decoded(x0[rows], prompt[rows], step, self._preview, "thumbnails"))
+            for rows in _slices(len(x0), self._chunks.sizes["decode_chunk"])
+        ]
+        return _put(torch.cat(parts), None if drawn is None else drawn.to(parts[0].device), lead, 0)
+
     def observe_images(self, name: str, watcher: Reward, images: Tensor, prompts: list[list[str]]) -> Tensor:
         """The same of images `[B, K, ...]` that are decoded already."""
         flat, texts = images.flatten(0, 1), [text for group in prompts for text in group]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from .plan import Bill, Plan
 from .resample import ess
 from .rng import KeyedRng
 from .steps import Step, advance, children, done, drawn, first, in_turn, narrow
+from .thumbnails import Pictured, Shelf
 
 __all__ = ["Lineage", "Result", "Step", "search"]
 
@@ -84,6 +85,8 @@ class Result:
         looks: what the panel of `observe=` said, the last one of `images`; empty without one.
         watched: what the panel cost, all groups together; it is in none of the other bills.
         chunks: the chunk sizes in use at the end, to start the next search with: `search(..., **result.chunks)`.
+        thumbnails: one a step, `[B, N, 3, h, w]` uint8 of all candidates as they were when chosen among; None where
+            nothing was scored. Empty without `thumbnails=`.
     """
 
     images: Tensor
@@ -102,6 +105,7 @@ class Result:
     looks: list[Look]
     watched: Bill
     chunks: dict[str, int | None]
+    thumbnails: list[Tensor | None] = field(default_factory=list)
 
     @property
     def observed(self) -> dict[str, Tensor]:
@@ -138,6 +142,7 @@ def search(
     target: float | None = None,
     keep_on_interrupt: bool = False,
     observe: Panel | Mapping[str, Reward] | None = None,
+    thumbnails: int = 0,
     progress: bool | Callable[..., Any] = False,
     callback: Callback | None = None,
     share: Share | None = None,
@@ -163,6 +168,8 @@ def search(
             posterior means of the beams in progress, for a decode and a reward each and no further network row.
         observe: rewards by name that score the final images and never steer, or a `Panel` of them that also looks on
             the way. What they cost is counted apart.
+        thumbnails: pixels of the small pictures to keep of all candidates at scored steps; each is decoded once more
+            for it, which is counted as what watches is. 0 keeps none.
         progress: True for a bar over the planned network rows, or a tqdm-like class to make one.
         callback: called after each step with its `Step` and the surviving `Beams`; what it returns is ignored. A noise
             search reports the steps of each round, and the clean one once, for all rounds together.
@@ -192,6 +199,14 @@ def search(
             f"{method.name} draws one child after another, which {share.size} processes cannot share; "
             f"give it at least {share.size} prompts, so that each process has its own"
         )
+    shelf = Shelf(thumbnails) if thumbnails else None
+    if shelf is not None:
+        if share is not None:
+            raise ValueError(
+                "thumbnails of one search on several processes are not gathered; take none, or one process"
+            )
+        if method.rounds is None:
+            method = method._replace(value=Pictured(method.value, shelf))
     chunks = Chunks(chunk, decode_chunk, reward_chunk, pad)
     if target is not None and math.isnan(target):
         raise ValueError("target is nan; give a reward to reach")
@@ -220,6 +235,9 @@ def search(
         found = _merged(parts)
         beams = found.beams
         if found.clean:
+            if shelf is not None:
+                everyone = torch.arange(found.images.shape[1]).expand(found.images.shape[:2])
+                shelf.put(num_steps, everyone, shelf.small(found.images.flatten(0, 1)).unflatten(0, everyone.shape))
             if plan.score[-1]:
                 beams = narrow(beams, found.rewards, method, plan, num_steps - 1, rng)
             found.lineage.append(beams.child)
@@ -254,6 +272,7 @@ def search(
         looks=[] if watch is None else watch.looks,
         watched=engine.watched,
         chunks=engine.sizes(),
+        thumbnails=[] if shelf is None else [shelf.of(s.step + 1, s.alive * s.width) for s in found.trace],
     )
 
 

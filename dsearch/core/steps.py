@@ -235,13 +235,14 @@ def in_turn(
         drawing = (left > 0) & ~done
         if not drawing.any():
             break
+        number = torch.arange(lead[1], device=left.device) * reach + j
         child = children(engine, beams, step, 1, rng.under(f"draw {j}"), drawing)
+        child = replace(child, child=number.expand(lead))
         value = method.value(child, step + 1, engine)
         values = values.to(value.dtype)
         better = drawing & (value > values.amax(dim=-1)) if j else drawing
         values[..., j] = torch.where(drawing, value, -torch.inf)
-        number = torch.arange(lead[1], device=left.device) * reach + j
-        best = _where(better, replace(child, value=value, child=number.expand(lead)), best)
+        best = _where(better, replace(child, value=value), best)
         left = left - drawing.long()
         done = done | (drawing & enough(_scores(child, value, step + 1, 1, num_steps)))
     survivors = replace(best, kl=torch.full_like(best.kl, torch.nan))

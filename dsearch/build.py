@@ -1,0 +1,305 @@
+"""From words to objects: the models, rewards and methods that experiments and the command line name."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import methods
+from ._torchvision import mend
+from .core import value
+from .core.budget import Budget, Prices, measure
+from .core.contract import Denoiser, Method, Reward
+from .experiment import Experiment, ExperimentError, Model, Named, Unit
+
+__all__ = ["Workshop", "default_device", "denoiser", "method", "reward"]
+
+ALIASES = {"clip": "CLIPScore", "pickscore": "PickScore"}
+
+
+def default_device() -> str:
+    """A GPU where torch sees one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def unasked(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    """The reward of methods that are planned and not run."""
+    raise NotImplementedError
+
+
+def denoiser(model: Model) -> Denoiser:
+    """The model, loaded; its pipeline's class decides which adapter takes it.
+
+    Raises:
+        ValueError: for a device, folder, adapter argument or pipeline that is not there.
+    """
+    if ":" in model.pipeline:
+        return _attribute(model.pipeline)(**model.args)
+    device = model.device or default_device()
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: this torch sees no GPU; use cpu")
+    boxed = model.pipeline == "box"
+    if model.pipeline.startswith((".", "/")) and not Path(model.pipeline).is_dir():
+        raise ValueError(f"no model folder {model.pipeline}; give a folder, a hub id or box")
+    hush()
+    from diffusers import DiffusionPipeline
+
+    if boxed:
+        from .box import pipeline_path
+    dtype = getattr(torch, dtype_of(model))
+    pipe = DiffusionPipeline.from_pretrained(
+        pipeline_path() if boxed else model.pipeline,
+        torch_dtype=dtype,
+        safety_checker=None,
+        requires_safety_checker=False,
+    ).to(device)
+    adapter = _adapter(type(pipe).__name__)
+    args = {**({"guidance_scale": 2.5} if boxed else {}), **model.args}
+    if model.preview is not None:
+        args["preview"] = _preview(model, boxed, dtype, device)
+    _bind(adapter, args, type(pipe).__name__, pipe)
+    return adapter(pipe, num_inference_steps=model.num_steps, **args)
+
+
+def dtype_of(model: Model) -> str:
+    """The precision of the model's networks."""
+    device = model.device or default_device()
+    return model.dtype or ("float16" if device.startswith("cuda") and model.pipeline != "box" else "float32")
+
+
+def reward(named: Named, device: str | None = None) -> Reward:
+    """A reward of the library by the name of its class, in any case ("clip" for CLIPScore), or `module:attribute`.
+
+    With arguments, `module:attribute` is called with them and returns the reward; without, it is the reward. `path` of
+    a CLIP may be "guide" or "judge": those in the box.
+
+    Raises:
+        ValueError: for a name or an argument that is not known.
+    """
+    args = dict(named.args)
+    if ":" in named.kind:
+        found = _attribute(named.kind)
+        return found(**args) if args else found
+    made = reward_class(named.kind)
+    if made.__name__ == "CLIPScore" and args.get("path") in ("guide", "judge"):
+        from .box import clip_path
+
+        args["path"] = clip_path(args["path"])
+    if device is not None and "device" in inspect.signature(made).parameters:
+        args.setdefault("device", device)
+    _bind(made, args, named.kind)
+    hush()
+    return made(**args)
+
+
+def reward_class(kind: str) -> Any:
+    """The class of that name, whatever its case."""
+    from . import rewards
+
+    known = {name.lower(): name for name in dir(rewards) if inspect.isclass(getattr(rewards, name))}
+    name = ALIASES.get(kind.lower()) or known.get(kind.lower())
+    if name is None:
+        near = get_close_matches(kind.lower(), known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(sorted({*known, 'clip'}))}"
+        raise ValueError(f"reward {kind!r} is not known; {hint} or module:attribute")
+    return getattr(rewards, name)
+
+
+def method(named: Named, of: Reward) -> Method:
+    """A method of the library, or `module:attribute`, for a reward. `value` names one of `dsearch.core.value`.
+
+    Raises:
+        ValueError: for a method, an argument or a size that cannot be.
+    """
+    if ":" in named.kind:
+        make = _attribute(named.kind)
+    elif named.kind in methods.__all__:
+        make = getattr(methods, named.kind)
+    else:
+        near = get_close_matches(named.kind, methods.__all__, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(sorted(methods.__all__))}"
+        raise ValueError(f"method {named.kind!r} is not known; {hint} or module:attribute")
+    args = dict(named.args)
+    if "value" in args:
+        args["value"] = _value(args["value"])
+    _bind(make, args, named.kind, of)
+    return make(of, **args)
+
+
+class Workshop:
+    """Makes what an experiment names, each once and not before it is needed; one model at a time is held.
+
+    Args:
+        experiment: what is named.
+        given: objects for what the experiment calls `given`, by name: rewards, or models.
+    """
+
+    def __init__(self, experiment: Experiment, given: Mapping[str, Any] | None = None) -> None:
+        self.experiment, self.given = experiment, dict(given or {})
+        self._rewards: dict[tuple[str, str | None], Reward] = {}
+        self._model: tuple[str, Denoiser] | None = None
+
+    def check(self, prices: Prices | None = None) -> None:
+        """Refuses what cannot be made or sized, before anything is loaded, pointing at the line.
+
+        Raises:
+            ExperimentError: for the first thing that is wrong.
+        """
+        experiment = self.experiment
+        for name, named in experiment.rewards.items():
+            self._at(("rewards", name), partial(self._known, name, named))
+        for name, named in experiment.methods.items():
+            self._at(("methods", name), partial(method, named, unasked))
+        for name, model in experiment.models.items():
+            steps = self.given[name].num_steps if model.pipeline == "given" else model.num_steps
+            if steps is None:
+                continue
+            for b, limits in enumerate(experiment.budgets):
+                if "seconds" in limits and prices is None:
+                    continue
+                for key, named in experiment.methods.items():
+                    path = ("budgets", b) if limits else ("methods", key)
+                    self._at(path, partial(self._sized, method(named, unasked), b, steps, prices))
+
+    def model(self, name: str) -> Denoiser:
+        """The model of that name, loaded."""
+        if self._model is None or self._model[0] != name:
+            self._model = None  # two would not fit
+            given = self.experiment.models[name]
+            made = (
+                self.given[name] if given.pipeline == "given" else self._at(("models", name), lambda: denoiser(given))
+            )
+            self._model = name, made
+        return self._model[1]
+
+    def reward(self, name: str, model: str) -> Reward:
+        """The reward of that name, on the device of a model."""
+        named, device = self.experiment.rewards[name], self.experiment.models[model].device
+        if named.kind == "given":
+            return self.given[name]
+        key = name, device or default_device()
+        if key not in self._rewards:
+            self._rewards[key] = self._at(("rewards", name), lambda: reward(named, key[1]))
+        return self._rewards[key]
+
+    def method(self, unit: Unit, prices: Prices | None) -> Method:
+        """The method of a unit, sized to its budget."""
+        made = method(self.experiment.methods[unit.method], self.reward(unit.guide, unit.model))
+        steps = self.model(unit.model).num_steps
+        return self._at(("budgets", unit.budget), lambda: self._sized(made, unit.budget, steps, prices))
+
+    def prices(self, model: str, guide: str) -> Prices:
+        """What a row, a decode and a reward take here: the experiment's own prices, or measured ones."""
+        if self.experiment.prices is not None:
+            return Prices(**self.experiment.prices)
+        rows = self.experiment.chunks.get("chunk", 16)
+        return measure(self.model(model), self.reward(guide, model), self.experiment.prompts[:rows], rows=rows)
+
+    def _sized(self, made: Method, budget: int, steps: int, prices: Prices | None) -> Method:
+        limits: dict[str, Any] = dict(self.experiment.budgets[budget])
+        if limits:
+            made = made.within(Budget(**limits, prices=prices if "seconds" in limits else None), steps)
+        made.plan(steps)
+        return made
+
+    def _known(self, name: str, named: Named) -> None:
+        if named.kind == "given":
+            if name not in self.given:
+                raise ValueError(f"no object was given for it; run(..., given={{{name!r}: ...}})")
+        elif ":" in named.kind:
+            _attribute(named.kind)
+        else:
+            _bind(reward_class(named.kind), named.args, named.kind)
+
+    def _at(self, path: tuple[Any, ...], work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except ExperimentError:
+            raise
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            place = ".".join(map(str, path))
+            raise ExperimentError(f"{self.experiment.where(path)}{place}: {error}") from error
+
+
+def _value(given: Any) -> Any:
+    """`posterior_mean`, or `{lookahead: {steps: 3}}`, as `dsearch.core.value` has them."""
+    if not isinstance(given, str | Mapping):
+        return given
+    name, args = (given, {}) if isinstance(given, str) else next(iter(given.items()))
+    if name not in ("posterior_mean", "lookahead"):
+        raise ValueError(f"value {name!r} is not known; choose posterior_mean, or lookahead: {{steps: K, rollouts: M}}")
+    if name == "posterior_mean":
+        return value.posterior_mean
+    _bind(value.lookahead, args, "lookahead")
+    return value.lookahead(**args)
+
+
+def _attribute(name: str) -> Any:
+    """What `module:attribute` names; a module in the current folder is found, as `python -m` would."""
+    module, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return getattr(import_module(module), attribute)
+    except AttributeError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _bind(make: Callable[..., Any], args: Mapping[str, Any], name: str, *positional: Any) -> None:
+    """Refuses arguments that it does not have, and says which it has."""
+    signature = inspect.signature(make)
+    known = list(signature.parameters)[len(positional) :]
+    unknown = [key for key in args if key not in known]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        raise ValueError(f"{name} has no argument {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+    try:
+        signature.bind(*positional, **args)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _adapter(pipeline: str) -> Any:
+    """The adapter class that takes a class of pipelines."""
+    from . import adapters
+
+    found: dict[str, Any] = {}
+    for name in dir(adapters):
+        for taken in getattr(getattr(adapters, name), "pipelines", ()):
+            found.setdefault(taken, getattr(adapters, name))
+    if pipeline not in found:
+        raise ValueError(f"no adapter takes a {pipeline}; those taken: {', '.join(sorted(found))}")
+    return found[pipeline]
+
+
+def _preview(model: Model, boxed: bool, dtype: torch.dtype, device: str) -> Any:
+    if (model.preview == "box") != boxed:
+        raise ValueError(f"preview {model.preview} does not read the latents of {model.pipeline}; give its own")
+    from diffusers import AutoencoderTiny
+
+    from .box import preview_path
+
+    folder = preview_path() if boxed else model.preview
+    return AutoencoderTiny.from_pretrained(folder, torch_dtype=dtype).to(device)
+
+
+def hush() -> None:
+    """Model libraries talk while they load; a program should not."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    mend()
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    import diffusers
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()

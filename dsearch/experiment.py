@@ -1,0 +1,391 @@
+"""What an experiment is: models, prompts, rewards, methods, budgets and seeds, as plain data, read from YAML or Python.
+
+Nothing here loads a model or imports one; `dsearch.build` makes objects of these words, `dsearch.runs` runs them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from .core.plan import Bill
+
+__all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "load", "parse"]
+
+Path_ = tuple[Any, ...]
+
+
+class ExperimentError(ValueError):
+    """An experiment that cannot be run: where (the file and line, where there is one), what, and what to do."""
+
+
+class Named(NamedTuple):
+    """A reward or a method by name, and its arguments.
+
+    Attributes:
+        kind: its name in the library, or `module:attribute`.
+        args: keyword arguments.
+    """
+
+    kind: str
+    args: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and how it samples.
+
+    Attributes:
+        pipeline: "box", a folder of a diffusers pipeline, a hub id (which is downloaded), or `module:attribute`, which
+            is called with `args` and returns a denoiser.
+        steps: denoising steps; None for 20 of the box and 50 of others. Not for `module:attribute`.
+        dtype: of the networks: float32, float16 or bfloat16; None for float16 on a GPU (not the box) and else float32.
+        device: None for a GPU where there is one, else the CPU.
+        preview: a folder or hub id of an `AutoencoderTiny` for values, or "box"; None for none.
+        args: further arguments of the adapter: guidance_scale, eta, height, width, negative_prompt.
+    """
+
+    pipeline: str = "box"
+    steps: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    preview: str | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_steps(self) -> int | None:
+        """Denoising steps, where they are known before the model is made."""
+        if ":" in self.pipeline:
+            return None
+        return self.steps or (20 if self.pipeline == "box" else 50)
+
+
+class Unit(NamedTuple):
+    """One search of an experiment: what is finished whole or not at all.
+
+    Attributes:
+        index: its place in the experiment, from 0.
+        model, guide, method: names in the experiment.
+        budget: index among its budgets.
+        seed: of the search.
+        positions: of its prompts among all prompts; they are the prompts' ids, so that batches do not change the noise.
+        name: index and hash: a file name.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no one misses
+    model: str
+    guide: str
+    method: str
+    budget: int
+    seed: int
+    positions: tuple[int, ...]
+    name: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every method under every guide at every budget for every seed, over all prompts, on every model.
+
+    Attributes:
+        prompts: a group each.
+        rewards: by name.
+        methods: by name.
+        models: by name; the model in the box by default.
+        guides: names of the rewards that steer, each in searches of its own; the first reward by default.
+        observe: names of the rewards that watch all searches; by default all that do not steer.
+        budgets: limits a prompt by unit (model_calls, decodes, reward_calls, seconds), to which every method is sized;
+            an empty one takes methods as they are given.
+        seeds: repetitions.
+        batch: prompts of one search; None for all. It decides what is lost when a run is killed, and, on networks, how
+            numbers are rounded.
+        chunks: chunk, decode_chunk and reward_chunk of `dsearch.search`.
+        thumbnails: pixels of the pictures to keep of all candidates at all steps, for the report; 0 keeps none.
+        prices: seconds a model_call, decode and reward_call, for budgets in seconds; None measures them once.
+        where: lines of the file by path, for errors.
+
+    Raises:
+        ExperimentError: naming the place, the value and what would do.
+    """
+
+    prompts: tuple[str, ...]
+    rewards: Mapping[str, Named]
+    methods: Mapping[str, Named]
+    models: Mapping[str, Model] = field(default_factory=lambda: {"box": Model()})
+    guides: tuple[str, ...] = ()
+    observe: tuple[str, ...] | None = None
+    budgets: tuple[Mapping[str, float], ...] = ({},)
+    seeds: tuple[int, ...] = (0,)
+    batch: int | None = None
+    chunks: Mapping[str, int] = field(default_factory=dict)
+    thumbnails: int = 0
+    prices: Mapping[str, float] | None = None
+    where: Callable[[Path_], str] = field(default=lambda path: "", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "rewards", "methods", "models", "budgets", "seeds"):
+            if not getattr(self, name):
+                self.refuse((name,), f"{name}: none given; give at least one")
+        prompts: tuple[Any, ...] = self.prompts
+        for i, prompt in enumerate(prompts):
+            if not isinstance(prompt, str):
+                self.refuse(("prompts", i), f"prompts: {prompt!r} is not a string; put it in quotes")
+        set_ = object.__setattr__
+        set_(self, "guides", tuple(self.guides) or (next(iter(self.rewards)),))
+        if self.observe is None:
+            set_(self, "observe", tuple(name for name in self.rewards if name not in self.guides))
+        for name in ("guides", "observe"):
+            for i, reward in enumerate(getattr(self, name)):
+                if reward not in self.rewards:
+                    self.refuse((name, i), f"{name}: no reward is called {reward!r}{_near(reward, self.rewards)}")
+        if len(set(self.seeds)) != len(self.seeds):
+            self.refuse(("seeds",), f"seeds: {list(self.seeds)} holds one twice; it would be run twice")
+
+    def refuse(self, path: Path_, message: str) -> NoReturn:
+        """Raises an ExperimentError that points at the line of a part."""
+        raise ExperimentError(self.where(path) + message)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The configuration with all defaults, as JSON says it: what identifies a run."""
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "where"}
+        found["models"] = {name: dataclasses.asdict(model) for name, model in self.models.items()}
+        for name in ("rewards", "methods"):
+            found[name] = {key: {"kind": one.kind, **one.args} for key, one in found[name].items()}
+        return json.loads(json.dumps(found, default=_refuse_objects))
+
+    def watchers(self, guide: str) -> tuple[str, ...]:
+        """The rewards that watch where `guide` steers."""
+        return tuple(name for name in self.observe or () if name != guide)
+
+    def units(self) -> list[Unit]:
+        """All searches, in the order in which they are run and written down."""
+        return list(self._units())
+
+    def _units(self) -> Iterator[Unit]:
+        config, n, index = self.as_dict(), len(self.prompts), 0
+        size = n if self.batch is None else self.batch
+        parts = -(-n // size)
+        batches = [tuple(range(n * i // parts, n * (i + 1) // parts)) for i in range(parts)]
+        for model in self.models:
+            for guide in self.guides:
+                for budget, limits in enumerate(config["budgets"]):
+                    for method in self.methods:
+                        for seed in self.seeds:
+                            for positions in batches:
+                                watch = {name: config["rewards"][name] for name in self.watchers(guide)}
+                                key = [config["models"][model], config["rewards"][guide], watch, limits]
+                                key += [config["methods"][method], seed, [(p, self.prompts[p]) for p in positions]]
+                                key += [self.chunks, self.thumbnails]
+                                text = json.dumps(key, sort_keys=True).encode()
+                                name = f"{index:06}-{hashlib.sha256(text).hexdigest()[:12]}"
+                                yield Unit(index, model, guide, method, budget, seed, positions, name)
+                                index += 1
+
+
+def load(file: str | Path) -> Experiment:
+    """The experiment of a YAML file; prompts that it names as `{file: NAME}` are read beside it.
+
+    Raises:
+        ExperimentError: pointing at the line.
+        OSError: where the file cannot be read.
+    """
+    file = Path(file)
+    return parse(file.read_text(encoding="utf-8"), str(file), file.parent)
+
+
+def parse(text: str, name: str = "experiment", folder: Path | None = None) -> Experiment:
+    """The experiment that a YAML text describes.
+
+    Args:
+        text: the YAML.
+        name: what errors call it.
+        folder: where files of prompts are looked for; None refuses them.
+
+    Raises:
+        ExperimentError: pointing at the line.
+    """
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = dict(_lines(root, ())) if root is not None else {}
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f"{name}:{mark.line + 1}: " if mark else f"{name}: "
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ExperimentError(f"{at}{problem}") from error
+
+    def where(path: Path_) -> str:
+        while path and path not in lines:
+            path = path[:-1]
+        return f"{name}:{lines[path]}: " if path in lines else f"{name}: "
+
+    return _Reader(where, folder).experiment(data)
+
+
+def _lines(node: Any, path: Path_) -> Iterator[tuple[Path_, int]]:
+    """The line of every part of a YAML document, from 1; a key that stands twice is refused."""
+    import yaml
+
+    yield path, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+            yield from _lines(value, (*path, key.value))
+            yield (*path, key.value), key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield from _lines(value, (*path, i))
+
+
+class _Reader:
+    """Data as YAML gives it -> an Experiment, or an error that names the place."""
+
+    def __init__(self, where: Callable[[Path_], str], folder: Path | None) -> None:
+        self.where, self.folder = where, folder
+
+    def experiment(self, data: Any) -> Experiment:
+        known = [f.name for f in dataclasses.fields(Experiment) if f.name != "where"]
+        data = self.mapping((), data, known, ("prompts", "rewards", "methods"))
+        named = {
+            name: {key: self.named((name, key), value) for key, value in self.mapping((name,), data.pop(name)).items()}
+            for name in ("rewards", "methods")
+        }
+        if "models" in data:
+            models = self.mapping(("models",), data["models"])
+            data["models"] = {key: self.model(("models", key), value) for key, value in models.items()}
+        data["prompts"] = self.prompts(data["prompts"])
+        for name in ("guides", "observe"):
+            if name in data:
+                given = data[name]
+                data[name] = (given,) if isinstance(given, str) else tuple(self.sequence((name,), given))
+        if "seeds" in data:
+            data["seeds"] = self.seeds(data["seeds"])
+        if "budgets" in data:
+            budgets = self.sequence(("budgets",), data["budgets"])
+            data["budgets"] = tuple(self.budget(("budgets", i), budget) for i, budget in enumerate(budgets))
+        if data.get("batch") is not None:
+            self.whole(("batch",), data["batch"], 1)
+        if "thumbnails" in data:
+            self.whole(("thumbnails",), data["thumbnails"], 0)
+        if "chunks" in data:
+            chunks = self.mapping(("chunks",), data["chunks"], ("chunk", "decode_chunk", "reward_chunk"))
+            for name, size in chunks.items():
+                self.whole(("chunks", name), size, 1)
+        if data.get("prices") is not None:
+            units = ("model_call", "decode", "reward_call")
+            prices = self.mapping(("prices",), data["prices"], units, units)
+            for unit, price in prices.items():
+                self.number(("prices", unit), price)
+        parts: dict[str, Any] = {**named, **data}
+        return Experiment(**parts, where=self.where)
+
+    def model(self, path: Path_, given: Any) -> Model:
+        if isinstance(given, str):
+            return Model(given)
+        fields = [f.name for f in dataclasses.fields(Model) if f.name != "args"]
+        given = self.mapping(path, given)
+        own = {name: given.pop(name) for name in fields if name in given}
+        for name in ("pipeline", "dtype", "device", "preview"):
+            if own.get(name) is not None and not isinstance(own[name], str):
+                self.refuse((*path, name), f"{own[name]!r} is not a string")
+        if own.get("steps") is not None:
+            self.whole((*path, "steps"), own["steps"], 1)
+        dtypes = ("float32", "float16", "bfloat16")
+        if own.get("dtype") not in (None, *dtypes):
+            self.refuse((*path, "dtype"), f"{own['dtype']!r}: choose among {', '.join(dtypes)}")
+        return Model(**own, args=given)
+
+    def named(self, path: Path_, given: Any) -> Named:
+        if isinstance(given, str):
+            return Named(given)
+        given = self.mapping(path, given)
+        kind = given.pop("kind", None)
+        if not isinstance(kind, str):
+            self.refuse(path, "say what it is: a name, or a mapping with `kind: NAME`")
+        return Named(kind, given)
+
+    def prompts(self, given: Any) -> tuple[Any, ...]:
+        if not isinstance(given, Mapping):
+            return tuple(self.sequence(("prompts",), given))
+        file = self.mapping(("prompts",), given, ("file",), ("file",))["file"]
+        if self.folder is None or not isinstance(file, str) or not (self.folder / file).is_file():
+            self.refuse(("prompts", "file"), f"no file {file!r} beside the experiment; one prompt a line")
+        lines = (self.folder / file).read_text(encoding="utf-8").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+
+    def seeds(self, given: Any) -> tuple[int, ...]:
+        if isinstance(given, int) and not isinstance(given, bool):
+            return tuple(range(self.whole(("seeds",), given, 1)))
+        return tuple(self.whole(("seeds", i), s, 0) for i, s in enumerate(self.sequence(("seeds",), given)))
+
+    def budget(self, path: Path_, given: Any) -> Mapping[str, float]:
+        budget = self.mapping(path, {} if given is None else given, (*Bill._fields, "seconds"))
+        for unit, limit in budget.items():
+            if unit == "seconds":
+                self.number((*path, unit), limit)
+            else:
+                self.whole((*path, unit), limit, 1)
+        return budget
+
+    def mapping(
+        self, path: Path_, given: Any, known: Sequence[str] | None = None, needed: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        if not isinstance(given, Mapping):
+            what = f" of {', '.join(known)}" if known else " of names"
+            self.refuse(path, f"{_short(given)} is not a mapping{what}")
+        for key in given:
+            if not isinstance(key, str):
+                self.refuse((*path, key), f"the name {key!r} is not a string; put it in quotes")
+            if known is not None and key not in known:
+                self.refuse((*path, key), f"unknown{_near(key, known)}")
+        for key in needed:
+            if key not in given:
+                self.refuse(path, f"{key} is missing")
+        return dict(given)
+
+    def sequence(self, path: Path_, given: Any) -> list[Any]:
+        if not isinstance(given, list | tuple):
+            self.refuse(path, f"{_short(given)} is not a list")
+        return list(given)
+
+    def whole(self, path: Path_, given: Any, at_least: int) -> int:
+        if isinstance(given, bool) or not isinstance(given, int) or given < at_least:
+            self.refuse(path, f"{_short(given)} is not a whole number of at least {at_least}")
+        return given
+
+    def number(self, path: Path_, given: Any) -> None:
+        if isinstance(given, bool) or not isinstance(given, int | float) or not given > 0:
+            self.refuse(path, f"{_short(given)} is not a number above 0")
+
+    def refuse(self, path: Path_, message: str) -> NoReturn:
+        place = ".".join(str(part) for part in path)
+        raise ExperimentError(f"{self.where(path)}{place}{': ' if place else ''}{message}")
+
+
+def _near(word: Any, known: Any) -> str:
+    near = difflib.get_close_matches(str(word), list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _refuse_objects(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    raise ExperimentError(
+        f"{_short(value)} is no plain data, so it cannot be written down; name it as 'module:attribute', or hand it to "
+        "run(..., given={...}) under its name"
+    )

@@ -1,0 +1,36 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["dumps", "write"]
+
+
+def write(file: Path, content: bytes) -> None:
+    """The content under this name, at once: whoever reads, or whatever is killed, sees the old file or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    making = file.with_name(f".{file.name}.{os.getpid()}")
+    with making.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    making.replace(file)
+
+
+def dumps(record: Any, indent: int | None = None) -> str:
+    """A JSON text and a line's end; what is infinite or nan, which JSON cannot say, becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: plain(entry) for name, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(entry) for entry in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(record), indent=indent, allow_nan=False) + "\n"

@@ -1,0 +1,265 @@
+"""Runs on disk: an experiment that can be stopped at any moment, continued to the same files, split and merged."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__, distributed
+from .build import Workshop, default_device, dtype_of
+from .core.budget import Prices
+from .core.loop import Result
+from .experiment import Experiment, ExperimentError, Unit
+from .files import dumps, write
+from .folder import Run
+
+__all__ = ["merge", "run"]
+
+
+def run(
+    experiment: Experiment,
+    out: str | Path,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    given: Mapping[str, Any] | None = None,
+    ranks: distributed.Ranks | None = None,
+    progress: bool = False,
+    say: Callable[[str], object] = lambda line: None,
+) -> Run:
+    """Runs what is not there yet of an experiment, and returns the run.
+
+    Killed at any moment and called again, it goes on, and ends with the same records and images, byte for byte on the
+    same machine with the same number of threads. What is lost is the unit in progress.
+
+    Args:
+        experiment: what to run.
+        out: the run's folder.
+        shard: (i, n): the i-th of n parts, from 1, on as many machines; with one folder for all of them, the last one
+            to finish writes the run's records, with a folder each, `merge` does.
+        given: objects for what the experiment calls `given`, by name.
+        ranks: the processes that share each search, from `dsearch.distributed.processes`; rank 0 writes.
+        progress: a bar for each search.
+        say: told of each finished unit.
+
+    Raises:
+        ExperimentError: for an experiment that cannot be run, and for a folder that holds another one.
+        SearchError: where a search cannot go on; what was finished before is kept.
+    """
+    ranks = distributed.Ranks() if ranks is None else ranks
+    first = ranks.rank == 0
+    i, n = shard
+    if not 1 <= i <= n:
+        raise ExperimentError(f"shard {i}/{n}: the first number is 1 to {n}")
+    out, shop = Path(out), Workshop(experiment, given)
+    shop.check()
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+    with _alone(out / f".shard-{i}-{n}" if first else None):
+        if first:
+            _settle(experiment, out, f"{i}-{n}", say)
+        whole = Run(out, experiment, _about(experiment))
+        mine = whole.units[i - 1 :: n]
+        todo = ranks.told([unit for unit in mine if not whole.has(unit)])
+        if first and len(todo) < len(mine):
+            say(f"{len(mine) - len(todo)} of {len(mine)} searches are there already")
+        for at, unit in enumerate(todo):
+            prices = _prices(shop, unit, out, ranks)
+            with _watched(shop.experiment.models[unit.model].device or default_device()) as spent:
+                result = _search(shop, unit, prices, ranks, progress)
+            if result is not None:  # on rank 0
+                whole.keep(unit, result, spent, f"{i}-{n}")
+                done = f"{len(mine) - len(todo) + at + 1}/{len(mine)}"
+                best = float(result.rewards[:, 0].mean())
+                say(f"{done} {_title(experiment, unit)}: {unit.guide} {best:.4f}, {spent['seconds']:.1f} s")
+        if first and whole.complete:
+            whole.finish()
+    return whole
+
+
+def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
+    """The shards of one experiment, each in a folder of its own, as one run.
+
+    Raises:
+        ExperimentError: for shards of different experiments, or where a unit is in none of them.
+    """
+    runs, out = [Run.open(folder) for folder in folders], Path(out)
+    if not runs:
+        raise ExperimentError("nothing to merge; name the folders of the shards")
+    one = runs[0]
+    for other in runs[1:]:
+        _same(one.experiment, other.experiment.as_dict(), other.folder)
+        if _read_prices(other.folder) != _read_prices(one.folder):
+            raise ExperimentError(
+                f"{other.folder} was sized by other prices than {one.folder}; give the experiment its `prices`"
+            )
+    missing = [unit for unit in one.units if not any(run.has(unit) for run in runs)]
+    if missing:
+        raise ExperimentError(f"no shard has {len(missing)} of {len(one.units)} searches, {missing[0].name} the first")
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "run.json").exists():
+        _same(one.experiment, Run.open(out).experiment.as_dict(), out)
+    else:
+        for name in ("run.json", "prices.json"):
+            with suppress(FileNotFoundError):
+                write(out / name, (one.folder / name).read_bytes())
+    merged = Run(out, one.experiment, one.about)
+    for unit in one.units:
+        if merged.has(unit):
+            continue
+        source = next(run for run in runs if run.has(unit))
+        for line in source.lines(unit, "records.jsonl"):
+            if image := json.loads(line)["image"]:
+                write(out / image, (source.folder / image).read_bytes())
+        making = out / "units" / f".{unit.name}"
+        shutil.copytree(source.folder / "units" / unit.name, making, dirs_exist_ok=True)
+        making.rename(out / "units" / unit.name)
+    merged.finish()
+    return merged
+
+
+def _search(
+    shop: Workshop, unit: Unit, prices: Prices | None, ranks: distributed.Ranks, progress: bool
+) -> Result | None:
+    experiment = shop.experiment
+    return distributed.search(
+        shop.model(unit.model),
+        shop.method(unit, prices),
+        [experiment.prompts[p] for p in unit.positions],
+        ranks=ranks,
+        ids=unit.positions,
+        seed=unit.seed,
+        observe={name: shop.reward(name, unit.model) for name in experiment.watchers(unit.guide)} or None,
+        thumbnails=experiment.thumbnails,
+        progress=progress and ranks.rank == 0,
+        **dict[str, Any](experiment.chunks),
+    )
+
+
+def _settle(experiment: Experiment, out: Path, shard: str, say: Callable[[str], object]) -> None:
+    """The folder is this experiment's: new, or refused; what an earlier start of this shard left half done goes."""
+    about = _about(experiment)
+    file = out / "run.json"
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        _same(experiment, before.pop("experiment"), out)
+        for name, was in before.items():
+            if about[name] != was:
+                say(f"note: {name} was {was} and is now {about[name]}: what is new may differ in its last digits")
+    else:
+        write(file, dumps({"experiment": experiment.as_dict(), **about}, indent=1).encode())
+    (out / "units").mkdir(exist_ok=True)
+    for left in (out / "units").glob(f".{shard}-*"):
+        shutil.rmtree(left)
+
+
+def _same(experiment: Experiment, other: Mapping[str, Any], folder: Path) -> None:
+    own = experiment.as_dict()
+    for name, value in own.items():
+        if other.get(name) != value:
+            raise ExperimentError(
+                f"{folder} holds a run of another experiment ({name} differs: {_short(other.get(name))} there, "
+                f"{_short(value)} here); choose another folder"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _prices(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) -> Prices | None:
+    """What budgets in seconds are turned into plans by: measured once and written down, so that plans stay the same."""
+    if "seconds" not in shop.experiment.budgets[unit.budget]:
+        return None
+    key, known = f"{unit.model}/{unit.guide}", _read_prices(out)
+    if key not in known:
+        if ranks.size > 1 and shop.experiment.prices is None:
+            raise ExperimentError("budgets in seconds on several processes need the experiment's `prices`")
+        prices = shop.prices(unit.model, unit.guide)
+        known = {**_read_prices(out), key: list(prices)}
+        if ranks.rank == 0:
+            write(out / "prices.json", dumps(known).encode())
+    return Prices(*known[key])
+
+
+def _read_prices(folder: Path) -> dict[str, Any]:
+    file = folder / "prices.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _title(experiment: Experiment, unit: Unit) -> str:
+    parts = [unit.method, f"seed {unit.seed}", f"prompts {unit.positions[0]}-{unit.positions[-1]}"]
+    if len(experiment.models) > 1:
+        parts.insert(0, unit.model)
+    if len(experiment.budgets) > 1:
+        parts.insert(
+            -2, ", ".join(f"{unit_}={n}" for unit_, n in experiment.budgets[unit.budget].items()) or "as given"
+        )
+    return ", ".join(parts)
+
+
+def described(budget: Mapping[str, float]) -> str:
+    """A budget in words."""
+    return ", ".join(f"{unit}={n}" for unit, n in budget.items()) or "as given"
+
+
+def _about(experiment: Experiment) -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"dsearch": __version__, "python": platform.python_version()}
+    for name in ("torch", "diffusers", "transformers", "numpy", "pillow"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    devices = {
+        name: f"{model.device or default_device()}, {dtype_of(model)}" for name, model in experiment.models.items()
+    }
+    return {"versions": versions, "devices": devices, "threads": torch.get_num_threads()}
+
+
+@contextmanager
+def _alone(file: Path | None) -> Iterator[None]:
+    """No other process runs this shard meanwhile: the lock falls with the process that holds it."""
+    if file is None:
+        yield
+        return
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    with file.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExperimentError(f"another process is running this shard of {file.parent}") from None
+        yield
+        file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _watched(device: str) -> Iterator[dict[str, Any]]:
+    """Seconds and peak memory within: the device's, or the process's where the system can say."""
+    spent: dict[str, Any] = {}
+    gpu, status = device.startswith("cuda"), Path("/proc/self/status")
+    if gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    began = time.perf_counter()
+    yield spent
+    spent["seconds"] = round(time.perf_counter() - began, 3)
+    spent["peak_bytes"] = None
+    if gpu:
+        spent["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+    elif status.exists():
+        peak = [line.split() for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        spent["peak_bytes"] = int(peak[0][1]) * 1024 if peak else None

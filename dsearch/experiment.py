@@ -58,6 +58,12 @@ class Model:
     preview: str | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
 
+    def as_dict(self) -> dict[str, Any]:
+        """As a YAML file would say it."""
+        own = dataclasses.asdict(self)
+        args = own.pop("args")
+        return own | args
+
     @property
     def num_steps(self) -> int | None:
         """Denoising steps, where they are known before the model is made."""
@@ -153,7 +159,7 @@ class Experiment:
     def as_dict(self) -> dict[str, Any]:
         """The configuration with all defaults, as JSON says it: what identifies a run."""
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "where"}
-        found["models"] = {name: dataclasses.asdict(model) for name, model in self.models.items()}
+        found["models"] = {name: model.as_dict() for name, model in self.models.items()}
         for name in ("rewards", "methods"):
             found[name] = {key: {"kind": one.kind, **one.args} for key, one in found[name].items()}
         return json.loads(json.dumps(found, default=_refuse_objects))

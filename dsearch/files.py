@@ -12,10 +12,13 @@ from typing import Any
 __all__ = ["dumps", "write"]
 
 
-def write(file: Path, content: bytes) -> None:
-    """The content under this name, at once: whoever reads, or whatever is killed, sees the old file or the new one."""
+def write(file: Path, content: bytes, maker: str = "") -> None:
+    """The content under this name, at once: whoever reads, or whatever is killed, sees the old file or the new one.
+
+    `maker` keeps apart those who may write the same file at the same time.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    making = file.with_name(f".{file.name}.{os.getpid()}")
+    making = file.with_name(f".{file.name}.{maker or 'making'}")
     with making.open("wb") as stream:
         stream.write(content)
         stream.flush()

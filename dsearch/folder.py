@@ -143,12 +143,21 @@ class Run:
         """The lines of a text file of a unit."""
         return (self.folder / "units" / unit.name / file).read_text(encoding="utf-8").splitlines()
 
+    def begin(self, maker: str = "") -> None:
+        """The folder is this run's; what a `maker` that was killed left half done goes."""
+        (self.folder / "units").mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "run.json").exists():
+            config = {"experiment": self.experiment.as_dict(), **self.about}
+            write(self.folder / "run.json", dumps(config, indent=1).encode(), maker)
+        for left in (self.folder / "units").glob(f".{maker}-*"):
+            shutil.rmtree(left)
+
     def keep(self, unit: Unit, result: Result, timing: Mapping[str, Any], maker: str) -> None:
         """Writes a unit down: its images, then, in one go, its folder; `maker` is who else may not be."""
         making = self.folder / "units" / f".{maker}-{unit.name}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
-        records = list(_records(self, unit, result))
+        records = list(_records(self, unit, result, maker))
         write(making / "records.jsonl", "".join(dumps(record) for record in records).encode())
         write(making / "timing.json", dumps({"unit": unit.name, **timing}).encode())
         write(making / "trace.safetensors", _trace_bytes(result))
@@ -156,11 +165,11 @@ class Run:
             write(making / "thumbnails.safetensors", _thumbnail_bytes(result))
         making.rename(self.folder / "units" / unit.name)
 
-    def finish(self) -> None:
+    def finish(self, maker: str = "") -> None:
         """All units are there: their records and timings in files of their own."""
         for name, part in (("records.jsonl", "records.jsonl"), ("timings.jsonl", "timing.json")):
             lines = [line + "\n" for unit in self.units for line in self.lines(unit, part)]
-            write(self.folder / name, "".join(lines).encode())
+            write(self.folder / name, "".join(lines).encode(), maker)
 
 
 def clear(folder: Path) -> None:
@@ -174,7 +183,7 @@ def clear(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _records(whole: Run, unit: Unit, result: Result) -> Iterator[dict[str, Any]]:
+def _records(whole: Run, unit: Unit, result: Result, maker: str) -> Iterator[dict[str, Any]]:
     path, ancestor = result.lineage.path(), result.lineage.ancestor()
     place = {whole.experiment.prompts[position]: position for position in unit.positions}  # where prompts are pooled
     pictures = result.images.dim() == 5 and result.images.shape[2] == 3
@@ -182,7 +191,7 @@ def _records(whole: Run, unit: Unit, result: Result) -> Iterator[dict[str, Any]]
         for k, prompt in enumerate(group):
             name = f"images/{unit.index:06}-{b:04}-{k:04}.png" if pictures else None  # no prompt becomes a path
             if name is not None:
-                write(whole.folder / name, _png(result.images[b, k]))
+                write(whole.folder / name, _png(result.images[b, k]), maker)
             yield {
                 "unit": unit.name,
                 **{part: getattr(unit, part) for part in ("model", "guide", "method", "budget", "seed")},

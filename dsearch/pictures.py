@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .core.plan import Plan
 
-__all__ = ["Panel", "Series", "curves", "grid", "plan_picture", "to_pil"]
+__all__ = ["Panel", "Series", "curves", "from_png", "grid", "plan_picture", "to_pil"]
 
 DPI = 130
 
@@ -26,6 +26,15 @@ def to_pil(images: Tensor) -> list[Image]:
 
     bytes_ = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in bytes_]
+
+
+def from_png(file: Path) -> Tensor:
+    """A picture's file -> `[3, H, W]` in [0, 1]."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def grid(cells: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequence[str], path: Path) -> None:

@@ -16,7 +16,6 @@ import torch
 from . import __version__, distributed
 from .build import Workshop, default_device, dtype_of
 from .core.budget import Prices
-from .core.loop import Result
 from .experiment import Experiment, ExperimentError, Unit
 from .files import dumps, write
 from .folder import Run
@@ -62,25 +61,28 @@ def run(
     shop.check()
     if first:
         out.mkdir(parents=True, exist_ok=True)
-    with _alone(out / f".shard-{i}-{n}" if first else None):
-        if first:
-            _settle(experiment, out, f"{i}-{n}", say)
+    maker = f"{i}-{n}"
+    with _alone(out / f".shard-{maker}" if first else None):
         whole = Run(out, experiment, _about(experiment))
+        if first:
+            _refuse_others(whole, say)
         mine = whole.units[i - 1 :: n]
         todo = ranks.told([unit for unit in mine if not whole.has(unit)])
         if first and len(todo) < len(mine):
             say(f"{len(mine) - len(todo)} of {len(mine)} searches are there already")
         for at, unit in enumerate(todo):
-            prices = _prices(shop, unit, out, ranks)
-            with _watched(shop.experiment.models[unit.model].device or default_device()) as spent:
-                result = _search(shop, unit, prices, ranks, progress)
+            options = _options(shop, unit, out, ranks)
+            if first and at == 0:  # what cannot be loaded is refused before anything is written
+                whole.begin(maker)
+            with _watched(experiment.models[unit.model].device or default_device()) as spent:
+                result = distributed.search(**options, ranks=ranks, progress=progress and first)
             if result is not None:  # on rank 0
-                whole.keep(unit, result, spent, f"{i}-{n}")
+                whole.keep(unit, result, spent, maker)
                 done = f"{len(mine) - len(todo) + at + 1}/{len(mine)}"
                 best = float(result.rewards[:, 0].mean())
                 say(f"{done} {_title(experiment, unit)}: {unit.guide} {best:.4f}, {spent['seconds']:.1f} s")
         if first and whole.complete:
-            whole.finish()
+            whole.finish(maker)
     return whole
 
 
@@ -103,14 +105,12 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     missing = [unit for unit in one.units if not any(run.has(unit) for run in runs)]
     if missing:
         raise ExperimentError(f"no shard has {len(missing)} of {len(one.units)} searches, {missing[0].name} the first")
-    out.mkdir(parents=True, exist_ok=True)
+    merged = Run(out, one.experiment, one.about)
     if (out / "run.json").exists():
         _same(one.experiment, Run.open(out).experiment.as_dict(), out)
-    else:
-        for name in ("run.json", "prices.json"):
-            with suppress(FileNotFoundError):
-                write(out / name, (one.folder / name).read_bytes())
-    merged = Run(out, one.experiment, one.about)
+    merged.begin()
+    if prices := _read_prices(one.folder):
+        write(out / "prices.json", dumps(prices).encode())
     for unit in one.units:
         if merged.has(unit):
             continue
@@ -125,39 +125,31 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     return merged
 
 
-def _search(
-    shop: Workshop, unit: Unit, prices: Prices | None, ranks: distributed.Ranks, progress: bool
-) -> Result | None:
-    experiment = shop.experiment
-    return distributed.search(
-        shop.model(unit.model),
-        shop.method(unit, prices),
-        [experiment.prompts[p] for p in unit.positions],
-        ranks=ranks,
-        ids=unit.positions,
-        seed=unit.seed,
-        observe={name: shop.reward(name, unit.model) for name in experiment.watchers(unit.guide)} or None,
-        thumbnails=experiment.thumbnails,
-        progress=progress and ranks.rank == 0,
-        **dict[str, Any](experiment.chunks),
-    )
+def _options(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) -> dict[str, Any]:
+    """The search of a unit, everything it needs loaded, as arguments of `search`."""
+    experiment, watchers = shop.experiment, shop.experiment.watchers(unit.guide)
+    return {
+        "denoiser": shop.model(unit.model),
+        "method": shop.method(unit, _prices(shop, unit, out, ranks)),
+        "prompts": [experiment.prompts[p] for p in unit.positions],
+        "ids": unit.positions,
+        "seed": unit.seed,
+        "observe": {name: shop.reward(name, unit.model) for name in watchers} or None,
+        "thumbnails": experiment.thumbnails,
+        **experiment.chunks,
+    }
 
 
-def _settle(experiment: Experiment, out: Path, shard: str, say: Callable[[str], object]) -> None:
-    """The folder is this experiment's: new, or refused; what an earlier start of this shard left half done goes."""
-    about = _about(experiment)
-    file = out / "run.json"
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        _same(experiment, before.pop("experiment"), out)
-        for name, was in before.items():
-            if about[name] != was:
-                say(f"note: {name} was {was} and is now {about[name]}: what is new may differ in its last digits")
-    else:
-        write(file, dumps({"experiment": experiment.as_dict(), **about}, indent=1).encode())
-    (out / "units").mkdir(exist_ok=True)
-    for left in (out / "units").glob(f".{shard}-*"):
-        shutil.rmtree(left)
+def _refuse_others(whole: Run, say: Callable[[str], object]) -> None:
+    """What is in the folder is of this experiment; where it was made differently, that is said."""
+    file = whole.folder / "run.json"
+    if not file.exists():
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    _same(whole.experiment, before.pop("experiment"), whole.folder)
+    for name, was in before.items():
+        if whole.about[name] != was:
+            say(f"note: {name} was {was} and is now {whole.about[name]}: what is new may differ in its last digits")
 
 
 def _same(experiment: Experiment, other: Mapping[str, Any], folder: Path) -> None:
@@ -235,13 +227,12 @@ def _alone(file: Path | None) -> Iterator[None]:
     except ImportError:  # no such locks on this system
         yield
         return
-    with file.open("w") as held:
+    with file.open("w") as held:  # the file stays: to remove it would race with whoever waits for it
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ExperimentError(f"another process is running this shard of {file.parent}") from None
         yield
-        file.unlink(missing_ok=True)
 
 
 @contextmanager

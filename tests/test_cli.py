@@ -11,24 +11,31 @@ import torch
 from PIL import Image
 
 from dsearch import cli, demo, methods
+from dsearch.files import dumps
+from dsearch.folder import Run
 from dsearch.pictures import to_pil
 from dsearch.rewards import Colourfulness
 
 QUICK = ["--steps", "3", "--reward", "compressibility", "--device", "cpu"]
 
 
-def test_generate_writes_pictures_a_grid_and_a_record_that_agree(tmp_path, capsys):
+def written(out):
+    return [json.loads(line) for line in (Path(out) / "records.jsonl").read_text().splitlines()]
+
+
+def test_generate_writes_pictures_a_grid_and_records_that_agree(tmp_path, capsys):
     out = tmp_path / "out"
     words = ["generate", "cat", "panda", *QUICK, "--beams", "2", "--budget", "4", "-o", "keep=2", "--out", str(out)]
     assert cli.main(words) == 0
-    record = json.loads((out / "result.json").read_text())
-    assert [i["prompt"] for i in record["images"]] == ["cat", "cat", "panda", "panda"]
-    assert record["options"] == {"beams": 2, "budget": 4, "keep": 2}
-    assert record["bill"] == record["planned"] == methods.dsearch(len, 2, 2, 4).bill(3)._asdict()
-    for image in record["images"]:
-        picture = out / image["file"]
-        assert Image.open(picture).size == (64, 64)
-        assert len(image["path"]) == 3
+    records = written(out)
+    assert [(r["prompt"], r["rank"]) for r in records] == [("cat", 0), ("cat", 1), ("panda", 0), ("panda", 1)]
+    config = json.loads((out / "run.json").read_text())
+    assert config["experiment"]["methods"] == {"dsearch": {"kind": "dsearch", "beams": 2, "budget": 4, "keep": 2}}
+    assert config["devices"] == {"box": "cpu, float32"} and config["versions"]["torch"] == torch.__version__
+    for record in records:
+        assert record["bill"] == record["planned"] == methods.dsearch(len, 2, 2, 4).bill(3)._asdict()
+        assert Image.open(out / record["image"]).size == (64, 64)
+        assert len(record["path"]) == 3
     assert Image.open(out / "grid.png").width > 0
     assert "panda" in capsys.readouterr().out
 
@@ -37,34 +44,43 @@ def test_rewards_that_watch_are_told_beside_the_one_that_steers(tmp_path, capsys
     words = ["generate", "cat", "panda", *QUICK, "--method", "svdd", "--budget", "2", "--out", str(tmp_path)]
     assert cli.main([*words, "--observe", "clip", "colourfulness"]) == 0
     told = capsys.readouterr().out
-    images = json.loads((tmp_path / "result.json").read_text())["images"]
     assert told.splitlines()[1].split() == ["compressibility", "clip", "colourfulness"]
-    for image, line in zip(images, told.splitlines()[2:], strict=False):
+    for record, line in zip(written(tmp_path), told.splitlines()[2:], strict=False):
         shown = [float(word) for word in line.split()[:3]]
-        assert shown == pytest.approx([image["reward"], *image["observed"].values()], abs=1e-4)
-        pixels = torch.from_numpy(np.asarray(Image.open(tmp_path / image["file"])).copy()).permute(2, 0, 1)[None] / 255
-        assert Colourfulness()(pixels, [""]).item() == pytest.approx(image["observed"]["colourfulness"], abs=1)
+        assert shown == pytest.approx([record["reward"], *record["observed"].values()], abs=1e-4)
+        pixels = torch.from_numpy(np.array(Image.open(tmp_path / record["image"]))).permute(2, 0, 1)[None] / 255
+        assert Colourfulness()(pixels, [""]).item() == pytest.approx(record["observed"]["colourfulness"], abs=1)
 
 
 def test_a_prompt_never_becomes_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     hostile = "../../escape/$HOME"
     assert cli.main(["generate", hostile, "/etc/x", *QUICK, "--method", "plain", "--out", "here"]) == 0
-    files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
-    assert files == ["here/0000-0000.png", "here/0001-0000.png", "here/grid.png", "here/result.json"]
-    assert json.loads(Path("here/result.json").read_text())["images"][0]["prompt"] == hostile
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("[!.]*") if p.is_file()}
+    (unit,) = (tmp_path / "here/units").iterdir()
+    inside = {f"here/units/{unit.name}/{name}" for name in ("records.jsonl", "timing.json", "trace.safetensors")}
+    own = {"here/images/000000-0000-0000.png", "here/images/000000-0001-0000.png"}
+    assert files == inside | own | {f"here/{n}" for n in ("grid.png", "records.jsonl", "run.json", "timings.jsonl")}
+    assert written("here")[0]["prompt"] == hostile
 
 
-def test_a_result_is_not_overwritten_unasked(tmp_path, capsys):
-    (tmp_path / "result.json").write_text("mine")
-    assert cli.main(["generate", "cat", *QUICK, "--out", str(tmp_path)]) == 2
-    assert "--overwrite" in capsys.readouterr().err
-    assert (tmp_path / "result.json").read_text() == "mine"
+def test_what_was_generated_is_shown_again_and_another_run_is_not_overwritten_unasked(tmp_path, capsys):
+    words = ["generate", "cat", *QUICK, "--method", "plain", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    (tmp_path / "mine.txt").write_text("mine")
+    before, image = capsys.readouterr().out, tmp_path / "images" / "000000-0000-0000.png"
+    made = image.stat().st_mtime_ns
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == before and image.stat().st_mtime_ns == made
+    assert cli.main([*words, "--seed", "1"]) == 2
+    assert "another experiment (seeds differs: [0] there, [1] here)" in capsys.readouterr().err
+    assert cli.main([*words, "--seed", "1", "--overwrite"]) == 0
+    assert written(tmp_path)[0]["seed"] == 1 and (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_what_json_cannot_say_becomes_null():
     record = {"a": [1.5, float("inf")], "b": {"c": float("nan"), "d": "x"}, "e": (None, 2)}
-    assert json.loads(demo.dumps(record)) == {"a": [1.5, None], "b": {"c": None, "d": "x"}, "e": [None, 2]}
+    assert json.loads(dumps(record)) == {"a": [1.5, None], "b": {"c": None, "d": "x"}, "e": [None, 2]}
 
 
 def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeypatch):
@@ -72,7 +88,7 @@ def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeyp
     Path("my_rewards_xyz.py").write_text("def red(images, prompts):\n    return images[:, 0].mean((1, 2))\n")
     words = ["generate", "cat", "--steps", "2", "--reward", "my_rewards_xyz:red", "--method", "svdd", "--budget", "2"]
     assert cli.main([*words, "--device", "cpu", "--out", "o"]) == 0
-    assert 0 <= json.loads(Path("o/result.json").read_text())["images"][0]["reward"] <= 1
+    assert 0 <= written("o")[0]["reward"] <= 1
 
 
 @pytest.mark.parametrize(
@@ -88,6 +104,11 @@ def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeyp
         (["generate", "cat", "--reward", "aesthetic", "--weights", "no.pth"], ["aesthetic needs --clip DIR"]),
         (["generate", "cat", "--reward", "pickscore"], ["pickscore needs --clip DIR"]),
         (["generate", "cat", *QUICK, "--observe", "nothing"], ["nothing", "colourfulness"]),
+        (["run", "no/such.yaml"], ["no/such.yaml"]),
+        (["run", "x.yaml", "--shard", "third"], ["x.yaml"]),
+        (["report", "no/such/run"], ["no/such/run holds no run"]),
+        (["merge", "no/such/run", "--out", "o"], ["no/such/run holds no run"]),
+        (["compare", "no/such/run", "--out", "o"], ["no/such/run holds no run"]),
         (["generate", "cat", "--beams", "9", "--budget", "4"], ["budget=4", "beams=9"]),
         (["generate", "cat", "--reward", "clip", "--steps", "0"], ["num_inference_steps", "0"]),
         (["generate", "cat", "--model", "some/hub-id"], ["--reward", "--clip"]),
@@ -145,14 +166,10 @@ def test_the_plan_command_sizes_a_method_and_the_others_beside_it(limit, width, 
 def test_generate_within_seconds_records_the_prices_and_the_plan_that_they_bought(tmp_path):
     words = ["generate", "cat", *QUICK, "--method", "best_of_n", "--within", "seconds=3", "--within", "model_calls=30"]
     assert cli.main([*words, "--out", str(tmp_path)]) == 0
-    record = json.loads((tmp_path / "result.json").read_text())
+    (record,) = written(tmp_path)
     assert record["bill"] == record["planned"] and 3 <= record["bill"]["model_calls"] <= 30
-    prices = record["within"]["prices"]
-    spent = sum(
-        p * n
-        for p, n in zip(prices.values() if isinstance(prices, dict) else prices, record["bill"].values(), strict=True)
-    )
-    assert spent <= 3
+    (prices,) = json.loads((tmp_path / "prices.json").read_text()).values()
+    assert sum(p * n for p, n in zip(prices, record["bill"].values(), strict=True)) <= 3
 
 
 def test_the_module_is_the_same_program():
@@ -188,18 +205,19 @@ def test_pictures_keep_every_grey_level():
     assert np.array_equal(np.asarray(picture)[..., 0].ravel(), np.arange(256))
 
 
-def test_a_preview_values_and_the_record_says_so(tmp_path):
+def test_a_preview_values_and_the_run_says_so(tmp_path):
     words = ["generate", "cat", *QUICK, "--method", "svdd", "--budget", "2"]
     assert cli.main([*words, "--preview", "--out", str(tmp_path / "quick")]) == 0
     assert cli.main([*words, "--out", str(tmp_path / "full")]) == 0
-    quick, full = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("quick", "full"))
-    assert (quick["preview"], full["preview"]) == ("box", None)
-    assert quick["trace"][0]["values"] != full["trace"][0]["values"]
+    quick, full = (Run.open(tmp_path / name) for name in ("quick", "full"))
+    assert [run.experiment.models["box"].preview for run in (quick, full)] == ["box", None]
+    values = [run.trace(run.units[0]).values[0] for run in (quick, full)]
+    assert values[0].shape == values[1].shape and not torch.equal(*values)
 
 
 def test_a_preview_of_another_model_is_refused(tmp_path, capsys):
     assert cli.main(["generate", "cat", *QUICK, "--preview", "elsewhere", "--out", str(tmp_path)]) == 2
-    assert "--preview elsewhere does not read the latents of --model box" in capsys.readouterr().err
+    assert "preview elsewhere does not read the latents of box" in capsys.readouterr().err
 
 
 def test_under_torchrun_the_same_images_are_written_once(tmp_path):
@@ -208,7 +226,7 @@ def test_under_torchrun_the_same_images_are_written_once(tmp_path):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dsearch"]
     done = subprocess.run([*run, *words, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("result.json") == 1
-    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
-    assert one["bill"] == two["bill"] and one["images"][0]["path"] == two["images"][0]["path"]
-    assert two["images"][0]["reward"] == pytest.approx(one["images"][0]["reward"], abs=1e-3)
+    assert done.stdout.count("records.jsonl") == 1
+    (one,), (two,) = (written(tmp_path / name) for name in ("one", "two"))
+    assert one["bill"] == two["bill"] and one["path"] == two["path"]
+    assert two["reward"] == pytest.approx(one["reward"], abs=1e-3)

@@ -1,0 +1,411 @@
+"""The command line: parses, calls the library, prints."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import __version__, build, distributed, methods
+from ..core.budget import Budget
+from ..core.contract import Method, Reward
+from ..core.plan import Bill
+from ..experiment import Experiment, Model, Named
+from .arguments import parser
+
+if TYPE_CHECKING:
+    from ..folder import Run
+    from ..rewards import CLIPScore
+
+
+class UsageError(ValueError):
+    """Something the user can put right; shown without a traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status (0, or 2 with one line on standard error)."""
+    args = parser(COMMANDS).parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        if args.debug:
+            raise
+        print(f"dsearch: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dsearch: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _generate(args: argparse.Namespace) -> None:
+    from .. import runs
+    from ..folder import Run, clear
+
+    if args.reward is None:
+        args.reward = "clip"
+        if args.model != "box" and args.clip is None:
+            raise UsageError("name a --reward: the boxed CLIP knows emoji only (--reward clip takes its --clip DIR)")
+    observe = tuple(name for name in dict.fromkeys(args.observe) if name != args.reward)
+    budget = _budget(args)
+    experiment = Experiment(
+        prompts=tuple(args.prompts),
+        rewards={name: _reward(name, args) for name in (args.reward, *observe)},
+        methods={args.method: Named(args.method, _options(args))},
+        models={Path(args.model).name or "model": _model(args)},
+        guides=(args.reward,),
+        observe=observe,
+        budgets=(budget,),
+        seeds=(args.seed,),
+        chunks=_chunks(args),
+        thumbnails=args.keep_thumbnails or 0,
+    )
+    _checked(experiment, args)
+    with distributed.processes() as ranks:  # one, unless torchrun started more
+        if ranks.rank == 0 and args.overwrite:
+            clear(args.out)
+        run = runs.run(experiment, args.out, ranks=ranks, progress=sys.stderr.isatty())
+        if ranks.rank == 0:
+            _shown(Run.open(run.folder), args)
+
+
+def _checked(experiment: Experiment, args: argparse.Namespace) -> None:
+    """Refuses what the command line alone can see, and says what the search will cost."""
+    build.Workshop(experiment).check()
+    steps, (limits,) = next(iter(experiment.models.values())).num_steps, experiment.budgets
+    if steps is None or "seconds" in limits:
+        return
+    method = _sized(build.method(experiment.methods[args.method], build.unasked), dict(limits), steps)
+    if args.eta == 0 and max(method.plan(steps).width) > 1:
+        raise UsageError(f"--eta 0 makes all children of {args.method} equal; set it above 0")
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{method.name}, {_priced(method, steps)}")
+
+
+def _shown(run: Run, args: argparse.Namespace) -> None:
+    """The grid of a run of one, and what its rewards say of the best image of each prompt."""
+    from ..pictures import from_png, grid
+
+    records = run.records()
+    groups = [list(group) for _, group in groupby(records, key=lambda r: Path(r["image"]).stem.split("-")[1])]
+    rows = [" / ".join(dict.fromkeys(r["prompt"] for r in group)) for group in groups]
+    pictures = [[from_png(run.folder / record["image"]) for record in group] for group in groups]
+    grid(pictures, rows, [f"#{k + 1}" for k in range(len(groups[0]))], args.out / "grid.png")
+    print("  ".join(f"{name:>10}" for name in (args.reward, *records[0]["observed"])))
+    for best in (group[0] for group in groups):
+        seen = [best["reward"], *best["observed"].values()]
+        print("  ".join(f"{score:10.4f}" for score in seen), f" {best['prompt']}")
+    print(f"{args.out / 'grid.png'}, {args.out / 'records.jsonl'}; dsearch report {args.out} shows the search")
+
+
+def _run(args: argparse.Namespace) -> None:
+    from .. import experiment, runs
+
+    found = experiment.load(args.experiment)
+    if args.keep_thumbnails:
+        found = dataclasses.replace(found, thumbnails=args.keep_thumbnails)
+    out = args.out or Path("dsearch-runs") / args.experiment.stem
+    with distributed.processes() as ranks:
+        run = runs.run(
+            found,
+            out,
+            shard=_shard(args.shard),
+            ranks=ranks,
+            progress=sys.stderr.isatty(),
+            say=lambda line: print(line, flush=True),
+        )
+        if ranks.rank == 0:
+            left = len(run.units) - len(run.finished)
+            after = f"{left} searches are left to other shards" if left else f"{out / 'records.jsonl'} is complete"
+            print(after)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        i, n = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise UsageError(f"--shard {text} is not I/N, as in 3/8") from None
+    return i, n
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from .. import runs
+
+    run = runs.merge(args.runs, args.out)
+    print(f"{args.out}: {len(run.units)} searches")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from ..folder import Run
+    from ..report import report
+
+    print(report(Run.open(args.run_folder), args.out))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from ..compare import compare
+    from ..folder import Run
+
+    found = [Run.open(folder) for folder in args.runs]
+    build.hush()
+    compare(found, args.out, baseline=args.baseline, embed=args.embed, anchors=args.anchors)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    budget = _budget(args)
+    if "seconds" in budget:
+        raise UsageError("--within seconds=... needs a model to measure; use it with generate")
+    method = _sized(build.method(Named(args.method, _options(args)), build.unasked), budget, args.steps)
+    plan = method.plan(args.steps)
+    print("steps      beams  children  rows  scored")
+    for (alive, width, score), steps in groupby(
+        range(plan.num_steps), key=lambda i: (plan.alive[i], plan.width[i], plan.score[i])
+    ):
+        run = list(steps)
+        span = f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}"
+        print(f"{span:9} {alive:6} {width:9} {alive * width:5}  {'yes' if score else 'no'}")
+    print(f"ends with {plan.keep[-1]} of {plan.start} beams; {_priced(method, args.steps)}")
+    others = _at_the_bill(method, args.steps)
+    print(f"\nothers within {method.bill(args.steps).model_calls:,} rows of the network:")
+    print(f"{'method':14} {'beams':>6} {'children':>8} {'rows':>8} {'decodes':>8} {'rewards':>8}")
+    for name, other in {args.method: method, **others}.items():
+        own, bill = other.plan(args.steps), other.bill(args.steps)
+        counts = f"{bill.model_calls:8,} {bill.decodes:8,} {bill.reward_calls:8,}"
+        print(f"{name:14} {own.start:6} {max(own.width):8} {counts}")
+    if args.picture:
+        from ..pictures import plan_picture
+
+        unknown = [name for name in args.beside if name not in others]
+        if unknown:
+            raise UsageError(f"--beside {unknown[0]}: choose among {', '.join(others)}")
+        beside = {name: others[name].plan(args.steps) for name in args.beside}
+        plan_picture({args.method: plan, **beside}, args.picture)
+
+
+def _at_the_bill(method: Method, steps: int) -> dict[str, Method]:
+    """The other methods as they come, each at the largest size within the network rows of this one."""
+    budget, found = Budget(model_calls=method.bill(steps).model_calls), {}
+    for name in sorted(set(methods.__all__) - {method.name}):
+        make = getattr(methods, name)
+        needs = [p for p in inspect.signature(make).parameters.values() if p.default is p.empty]
+        if len(needs) > 1:  # more than a reward
+            continue
+        other = make(build.unasked)
+        if other.sized is not None:
+            with suppress(ValueError):  # even its smallest costs more
+                found[name] = other.within(budget, steps)
+    return found
+
+
+def _priced(method: Method, steps: int) -> str:
+    counts = ", ".join(f"{n:,} {unit.replace('_', ' ')}" for unit, n in method.bill(steps)._asdict().items())
+    return f"bill of {'the pool' if method.pool else 'a prompt'}: {counts}"
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from .. import box, demo
+
+    boxed = args.model == "box"
+    denoiser = build.denoiser(_model(args))
+    guides: dict[str, Reward] = {}
+    if boxed or args.clip:
+        guides["clip"] = _clip(args.clip, args.device)
+    guides["compressibility"] = build.reward(Named("compressibility"))
+    judge = None
+    if boxed or args.judge:
+        judge = demo.Judge(_clip(args.judge or box.clip_path("judge"), args.device), box.SUBJECTS if boxed else ())
+    setting = demo.Setting(args.prompts or box.DEMO_PROMPTS[:4], args.seeds, args.n)
+    demo.at_one_bill(guides["compressibility"], setting.n, denoiser.num_steps)  # refuses sizes before all is run
+    args.out.mkdir(parents=True, exist_ok=True)
+    about = {**_about(args), "prompts": list(setting.prompts), "seeds": args.seeds, "n": args.n}
+    rows = demo.run(denoiser, guides, setting, args.out, judge=judge, about=about, **_chunks(args))
+    print("\n" + demo.table(rows) + f"\n\nPictures: {args.out / 'grid.png'}, {args.out / 'trend.png'}")
+
+
+def _reproduce(args: argparse.Namespace) -> None:
+    from .. import reproduce
+
+    every = ("compressibility", "aesthetic", "hps")
+    names = tuple(args.experiments) or every
+    unknown = [name for name in names if name not in every]
+    if unknown:
+        raise UsageError(f"experiment {unknown[0]!r}: choose among {', '.join(every)}")
+    boxed = args.model == "box"
+    setting = reproduce.Setting(args.bills, args.seeds)
+    prompts = reproduce.ANIMALS if args.hps_prompts is None else tuple(_lines(args.hps_prompts))
+    rewards = {name: _published_reward(name, args) for name in names}
+    for name in every:  # the others watch, where their weights are given
+        with suppress(UsageError):
+            rewards.setdefault(name, _published_reward(name, args))
+    denoiser = build.denoiser(_model(args))
+    flags = reproduce.SMALL if boxed and not args.full else reproduce.PUBLISHED
+    experiments = {
+        name: reproduce.Experiment(
+            reward,
+            prompts if name == "hps" else reproduce.ANIMALS,
+            flags._replace(w=6) if name == "hps" and flags is reproduce.PUBLISHED else flags,
+            {other: watcher for other, watcher in rewards.items() if other != name},
+            {"compressibility": "minus kB"}.get(name, ""),
+        )
+        for name, reward in ((name, rewards[name]) for name in names)
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = reproduce.run(denoiser, experiments, setting, args.out, about=_about(args), **_chunks(args))
+    (args.out / "table.md").write_text(reproduce.table(rows) + "\n", encoding="utf-8")
+    print(f"\n{reproduce.table(rows)}\n\nPictures: {args.out / 'curves.png'}, {args.out / 'grid_*.png'}")
+
+
+def _published_reward(name: str, args: argparse.Namespace) -> Reward:
+    """The paper's reward where its weights are given, and in the box what stands in for it."""
+    from .. import rewards
+
+    if name == "compressibility":
+        return rewards.Compressibility()
+    if name == "aesthetic" and args.aesthetic_head:
+        if args.aesthetic_clip is None:
+            raise UsageError("--aesthetic-head needs --aesthetic-clip, the CLIP ViT-L/14 under it")
+        return rewards.Aesthetic(args.aesthetic_clip, args.aesthetic_head)
+    if name == "hps" and args.hps:
+        return rewards.HPS(args.hps)
+    if args.model != "box":
+        raise UsageError(f"{name} needs its weights: --{'hps' if name == 'hps' else 'aesthetic-head'} FILE")
+    return rewards.Colourfulness() if name == "aesthetic" else _clip(None, args.device)
+
+
+def _lines(file: Path) -> list[str]:
+    if not file.is_file():
+        raise UsageError(f"no prompts at {file}; give a text file with one prompt a line")
+    found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not found:
+        raise UsageError(f"{file} holds no prompt; give one a line")
+    return found
+
+
+def _budget(args: argparse.Namespace) -> dict[str, Any]:
+    """`--within` options as arguments of `Budget`."""
+    budget: dict[str, Any] = dict(_option(text) for text in args.within)
+    units = (*Bill._fields, "seconds")
+    unknown = sorted(set(budget) - set(units))
+    if unknown:
+        raise UsageError(f"--within {unknown[0]}=...: choose {', '.join(units)}")
+    for unit, limit in budget.items():
+        if not isinstance(limit, int | float):
+            raise UsageError(f"--within {unit}={limit} is not a number")
+    return budget
+
+
+def _sized(method: Method, budget: dict[str, Any], steps: int) -> Method:
+    return method.within(Budget(**budget), steps) if budget else method
+
+
+def _known(args: argparse.Namespace) -> set[str]:
+    return set(inspect.signature(getattr(methods, args.method)).parameters) - {"reward"}
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """`-o` options, and `--beams` and `--budget` under the method's names for them."""
+    known, options = _known(args), dict(_option(text) for text in args.option)
+    if args.beams is not None:
+        options["beams"] = args.beams
+    if args.budget is not None:
+        name = next((name for name in ("budget", "n", "width") if name in known), "budget")
+        beams = options.get("beams", 1)
+        if name == "width" and args.budget < beams:
+            raise UsageError(f"--budget {args.budget} rows a step is below --beams {beams}; raise it")
+        options[name] = args.budget // beams if name == "width" else args.budget
+    return options
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"option {text!r} is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _reward(name: str, args: argparse.Namespace) -> Named:
+    """A reward by name, with the weights that the command line gives it."""
+    kind = name.lower()
+    if kind in ("aesthetic", "pickscore") and args.clip is None:
+        raise UsageError(f"{name} needs --clip DIR, its CLIP")
+    if kind in ("aesthetic", "hps") and args.weights is None:
+        raise UsageError(f"{name} needs --weights FILE")
+    if kind == "aesthetic":
+        return Named(name, {"clip": args.clip, "head": args.weights})
+    if kind == "hps":
+        return Named(name, {"weights": args.weights})
+    if kind in ("clip", "pickscore") and args.clip is not None:
+        return Named(name, {"path": args.clip})
+    return Named(name)
+
+
+def _clip(path: str | Path | None, device: str) -> CLIPScore:
+    from ..rewards import CLIPScore
+
+    build.hush()
+    return CLIPScore(path, device=device)
+
+
+def _model(args: argparse.Namespace) -> Model:
+    scale = 2.5 if args.guidance_scale is None and args.model == "box" else args.guidance_scale
+    if args.steps is not None and args.steps < 1:
+        raise UsageError(f"--steps {args.steps}: num_inference_steps={args.steps} must be at least 1")
+    return Model(
+        args.model,
+        args.steps,
+        args.dtype,
+        args.device,
+        args.preview,
+        {"eta": args.eta} if scale is None else {"guidance_scale": scale, "eta": args.eta},
+    )
+
+
+def _chunks(args: argparse.Namespace) -> dict[str, Any]:
+    sizes = {name: getattr(args, name) for name in ("chunk", "decode_chunk", "reward_chunk")}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _about(args: argparse.Namespace) -> dict[str, Any]:
+    import diffusers
+    import transformers
+
+    model = _model(args)
+    return {
+        **dataclasses.asdict(model),
+        "steps": model.num_steps,
+        "dtype": build.dtype_of(model),
+        "versions": {
+            "dsearch": __version__,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "threads": torch.get_num_threads(),
+    }
+
+
+COMMANDS = {
+    "generate": _generate,
+    "run": _run,
+    "merge": _merge,
+    "report": _report,
+    "compare": _compare,
+    "plan": _plan,
+    "demo": _demo,
+    "reproduce": _reproduce,
+}

@@ -1,0 +1,168 @@
+"""The words of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from .. import __version__, build, methods
+
+__all__ = ["parser"]
+
+GENERATE = """examples:
+  dsearch generate "cat" "panda on a blue background" --method dsearch --reward clip --beams 4 --budget 8
+  dsearch generate "a castle" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --reward compressibility --budget 10
+  dsearch generate "cat" --method svdd -o temperature=0.1
+  dsearch generate "cat" --method beam --within seconds=20     (measured first, then turned into a plan)
+  dsearch generate "cat" --reward my_module:my_reward      (any callable (images, prompts) -> [N])
+"""
+PLAN = """examples:
+  dsearch plan --method dsearch --steps 50 --beams 5 --budget 25
+  dsearch plan --method published -o bs=12 -o oversamplerate=5 -o w=5 -o drop_schedule=exponential
+  dsearch plan --method best_of_n --budget 8 --picture plan.png
+  dsearch plan --method fk --within model_calls=400 --within decodes=100 --beside dsearch psp --picture plan.png
+"""
+DEMO = """examples:
+  dsearch demo                          (the model in the box; minutes on two cores)
+  dsearch demo --seeds 2 --prompts cat panda
+  dsearch demo --model stable-diffusion-v1-5/stable-diffusion-v1-5 --prompts cat dog --clip DIR --judge DIR
+"""
+
+
+RUN = """examples:
+  dsearch run experiment.yaml --out RUN                (again, after a crash or a kill: it goes on where it was)
+  dsearch run experiment.yaml --out RUN --shard 3/8    (the third of eight parts, on as many machines)
+  dsearch report RUN                                   (one HTML file that shows what the search did)
+  dsearch compare RUN --out comparison                 (tables and curves, with intervals)
+"""
+PAPER = """examples:
+  dsearch reproduce                                  (the model in the box, small: half an hour on two cores)
+  dsearch reproduce compressibility --seeds 2 --bills 4
+  dsearch reproduce --model stable-diffusion-v1-5/stable-diffusion-v1-5 --aesthetic-clip DIR --aesthetic-head FILE \\
+      --hps FILE --hps-prompts FILE --bills 4 16 64
+"""
+
+
+def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
+    """The parser; `run` has the function of each command."""
+    top = argparse.ArgumentParser(prog="dsearch", description="Inference-time alignment of diffusion models by search.")
+    top.add_argument("--version", action="version", version=f"dsearch {__version__}")
+    top.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, help: str, epilog: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        sub.set_defaults(run=run[name])
+        return sub
+
+    generate = command("generate", "search for images: a run of one search, and a grid", GENERATE)
+    generate.add_argument("prompts", nargs="+", metavar="PROMPT")
+    _add_model(generate)
+    _add_method(generate)
+    generate.add_argument("--reward", help="name of a reward, or module:callable (in the box: clip)")
+    generate.add_argument("--clip", metavar="DIR", help="the CLIPModel of clip, aesthetic or pickscore")
+    generate.add_argument("--weights", metavar="FILE", help="the checkpoint of hps, or the head of aesthetic")
+    generate.add_argument(
+        "--observe", nargs="+", default=[], metavar="REWARD", help="rewards that score the images and never steer"
+    )
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--out", type=Path, default=Path("dsearch-out"), help="folder (default: %(default)s)")
+    generate.add_argument("--overwrite", action="store_true", help="in the place of another run that is there")
+    _add_thumbnails(generate)
+
+    again = command("run", "run an experiment, or what is missing of it", RUN)
+    again.add_argument("experiment", type=Path, metavar="FILE", help="a YAML file: docs/runs.md says what it may hold")
+    again.add_argument("--out", type=Path, metavar="RUN", help="folder (default: dsearch-runs/NAME of the file)")
+    again.add_argument("--shard", default="1/1", metavar="I/N", help="run the I-th of N parts")
+    _add_thumbnails(again)
+
+    merge = command("merge", "shards in folders of their own as one run")
+    merge.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    merge.add_argument("--out", type=Path, required=True, metavar="RUN")
+
+    report = command("report", "one HTML file that shows what a run's searches did")
+    report.add_argument("run_folder", type=Path, metavar="RUN")
+    report.add_argument("--out", type=Path, metavar="FILE", help="(default: RUN/report.html)")
+
+    compare = command("compare", "methods at equal bills: tables and curves with intervals")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    compare.add_argument("--baseline", metavar="NAME", help="what differences are from (default: best-of-N)")
+    compare.add_argument("--embed", metavar="REWARD", help="whose image embeddings say how diverse images are")
+    compare.add_argument(
+        "--anchors", action=argparse.BooleanOptionalAction, default=True, help="published figures, where they match"
+    )
+    compare.add_argument("--out", type=Path, default=Path("comparison"), help="folder (default: %(default)s)")
+
+    plan = command("plan", "show the plan of a method and its bill, before spending it", PLAN)
+    _add_method(plan)
+    plan.add_argument("--steps", type=int, default=50, help="denoising steps (default: %(default)s)")
+    plan.add_argument("--picture", type=Path, metavar="PNG", help="draw beams, children and rows of each step")
+    plan.add_argument(
+        "--beside", nargs="*", default=[], metavar="METHOD", help="draw these too, sized to the same network rows"
+    )
+
+    demo = command("demo", "every method at one bill, under two guides: grid, curves and results.json", DEMO)
+    _add_model(demo)
+    demo.add_argument("--prompts", nargs="+", metavar="PROMPT", help="(default: four that the model draws well)")
+    demo.add_argument("--seeds", type=int, default=7, help="repetitions, at least 2 (default: %(default)s)")
+    demo.add_argument("--n", type=int, default=8, help="plain images that the bill buys (default: %(default)s)")
+    demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that guides (in the box: its guide; else none)")
+    demo.add_argument("--judge", metavar="DIR", help="the CLIPModel that watches (in the box: its judge; else none)")
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), help="folder (default: %(default)s)")
+
+    paper = command("reproduce", "the experiments of Li et al. 2025, also at equal bills", PAPER)
+    paper.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="compressibility, aesthetic, hps (all)")
+    _add_model(paper)
+    paper.add_argument("--aesthetic-head", type=Path, metavar="FILE", help="LAION's MLP (in the box: colourfulness)")
+    paper.add_argument("--aesthetic-clip", metavar="DIR", help="the CLIP ViT-L/14 under it")
+    paper.add_argument("--hps", metavar="FILE", help="the HPS v2 checkpoint (in the box: its guide's CLIP score)")
+    paper.add_argument("--hps-prompts", type=Path, metavar="FILE", help="prompts of hps, one a line (the animals)")
+    paper.add_argument("--bills", type=int, nargs="+", default=[5, 20], help="in runs of plain sampling a prompt")
+    paper.add_argument("--seeds", type=int, default=3, help="repetitions, at least 2 (default: %(default)s)")
+    paper.add_argument("--full", action="store_true", help="the published flags' sizes in the box too: hours")
+    paper.add_argument("--out", type=Path, default=Path("reproduce-out"), help="folder (default: %(default)s)")
+    return top
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="box", help="box, a diffusers folder, or a hub id, which is downloaded")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: 20 for the box, else 50)")
+    parser.add_argument("--guidance-scale", type=float, help="(default: 2.5 for the box, else the model's own)")
+    parser.add_argument("--eta", type=float, default=1.0, help="noise of the DDIM kernel (default: %(default)s)")
+    parser.add_argument("--device", default=build.default_device(), help="(default here: %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda, float32 in the box)"
+    )
+    parser.add_argument(
+        "--preview", nargs="?", const="box", metavar="DIR", help="an AutoencoderTiny for values (alone: the box's)"
+    )
+    for name, of in (("chunk", "network rows"), ("decode-chunk", "decodes"), ("reward-chunk", "rewards")):
+        parser.add_argument(f"--{name}", type=int, help=f"{of} at once: memory and speed, not the result")
+
+
+def _add_thumbnails(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-thumbnails",
+        nargs="?",
+        type=int,
+        const=32,
+        metavar="PIXELS",
+        help="small pictures of all candidates at all steps, for the report (alone: 32 pixels)",
+    )
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", default="dsearch", choices=sorted(methods.__all__), help="(default: dsearch)")
+    parser.add_argument("--beams", type=int, help="beams a prompt")
+    parser.add_argument("--budget", type=int, help="rows a step and prompt (best_of_n: n; svdd: children of all beams)")
+    parser.add_argument(
+        "--within",
+        action="append",
+        default=[],
+        metavar="UNIT=N",
+        help="size the method to a bill of model_calls, decodes, reward_calls or (generate only) seconds a prompt",
+    )
+    parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="another argument")

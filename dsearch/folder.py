@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .core.loop import Result
@@ -30,6 +31,9 @@ from .files import dumps, write
 __all__ = ["Run", "Trace", "clear"]
 
 OURS = ("images", "units", "run.json", "prices.json", "records.jsonl", "timings.jsonl")
+
+WIDEST = 16383
+"""Pixels that a WebP picture can be wide."""
 
 
 class Trace(NamedTuple):
@@ -126,7 +130,7 @@ class Run:
         )
 
     def thumbnails(self, unit: Unit) -> dict[tuple[int, int], bytes]:
-        """By group and step, a WebP picture of the candidates beside one another, in order; empty where none is."""
+        """By group and step, a WebP picture of the candidates in order, `min(N, 16383 // w)` a row; empty for none."""
         from safetensors import safe_open
 
         file = self.folder / "units" / unit.name / "thumbnails.safetensors"
@@ -237,11 +241,20 @@ def _thumbnail_bytes(result: Result) -> bytes:
 
     held = {}
     for i, step in enumerate(result.thumbnails):
-        for b, strip in enumerate([] if step is None else step):  # [N, 3, h, w] beside one another
-            picture, into = Image.fromarray(strip.permute(2, 0, 3, 1).flatten(1, 2).numpy()), BytesIO()
-            picture.save(into, "webp", quality=60, method=2)
+        for b, small in enumerate([] if step is None else step):  # [N, 3, h, w]
+            into = BytesIO()
+            Image.fromarray(_strip(small).numpy()).save(into, "webp", quality=60, method=2)
             held[f"{b}.{i}"] = np.frombuffer(into.getvalue(), dtype=np.uint8)
     return save(held)
+
+
+def _strip(small: Tensor) -> Tensor:
+    """`[N, 3, h, w]` -> `[rows h, columns w, 3]`, in reading order: one row unless a picture cannot be that wide."""
+    n, _, _, w = small.shape
+    columns = min(n, WIDEST // w)
+    rows = -(-n // columns)
+    filled = torch.cat([small, small.new_zeros(rows * columns - n, *small.shape[1:])])
+    return rearrange(filled, "(r c) k h w -> (r h) (c w) k", c=columns)
 
 
 def _png(image: Tensor) -> bytes:

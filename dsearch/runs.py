@@ -70,10 +70,11 @@ def run(
         todo = ranks.told([unit for unit in mine if not whole.has(unit)])
         if first and len(todo) < len(mine):
             say(f"{len(mine) - len(todo)} of {len(mine)} searches are there already")
+        options = _options(shop, todo[0], out, ranks) if todo else {}
+        if first:  # what cannot be loaded has been refused before anything is written
+            whole.begin(maker)
         for at, unit in enumerate(todo):
-            options = _options(shop, unit, out, ranks)
-            if first and at == 0:  # what cannot be loaded is refused before anything is written
-                whole.begin(maker)
+            options = options if at == 0 else _options(shop, unit, out, ranks)
             with _watched(experiment.models[unit.model].device or default_device()) as spent:
                 result = distributed.search(**options, ranks=ranks, progress=progress and first)
             if result is not None:  # on rank 0

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from .core.plan import Bill
 
-__all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "load", "parse"]
+__all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "from_data", "load", "parse"]
 
 Path_ = tuple[Any, ...]
 
@@ -141,6 +141,8 @@ class Experiment:
         for i, prompt in enumerate(prompts):
             if not isinstance(prompt, str):
                 self.refuse(("prompts", i), f"prompts: {prompt!r} is not a string; put it in quotes")
+            if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+                self.refuse(("prompts", i), f"prompts: {prompt!r} is half a character; write it as UTF-8")
         set_ = object.__setattr__
         set_(self, "guides", tuple(self.guides) or (next(iter(self.rewards)),))
         if self.observe is None:
@@ -235,6 +237,15 @@ def parse(text: str, name: str = "experiment", folder: Path | None = None) -> Ex
     return _Reader(where, folder).experiment(data)
 
 
+def from_data(data: Any, name: str = "experiment") -> Experiment:
+    """The experiment of mappings and lists, as YAML or JSON has them; the inverse of `Experiment.as_dict`.
+
+    Raises:
+        ExperimentError: naming the place.
+    """
+    return _Reader(lambda path: f"{name}: ", None).experiment(data)
+
+
 def _lines(node: Any, path: Path_) -> Iterator[tuple[Path_, int]]:
     """The line of every part of a YAML document, from 1; a key that stands twice is refused."""
     import yaml
@@ -243,6 +254,10 @@ def _lines(node: Any, path: Path_) -> Iterator[tuple[Path_, int]]:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise yaml.MarkedYAMLError(
+                    problem=f"the name {key.value} is not a string; put it in quotes", problem_mark=key.start_mark
+                )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)

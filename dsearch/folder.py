@@ -25,7 +25,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .core.loop import Result
-from .experiment import Experiment, ExperimentError, Unit, parse
+from .experiment import Experiment, ExperimentError, Unit, from_data
 from .files import dumps, write
 
 __all__ = ["Run", "Trace", "clear"]
@@ -82,8 +82,7 @@ class Run:
         if not file.is_file():
             raise ExperimentError(f"{folder} holds no run (no run.json)")
         about = json.loads(file.read_text(encoding="utf-8"))
-        config = about.pop("experiment")
-        return cls(folder, parse(json.dumps(config), str(file)), about)
+        return cls(folder, from_data(about.pop("experiment"), str(file)), about)
 
     @cached_property
     def units(self) -> list[Unit]:

@@ -47,7 +47,7 @@ def dark(images, prompts):
 
 def toy(**changes):
     parts = {
-        "prompts": ("a", "../b", "<c>", "d", "a"),
+        "prompts": ("a", "../b", "<c>", "🦊", "a"),
         "rewards": {"bright": Named("test_runs:bright"), "dark": Named("test_runs:dark")},
         "methods": {"SVDD": Named("svdd"), "best of/N": Named("best_of_n")},
         "models": {"toy": Model("test_runs:painted")},

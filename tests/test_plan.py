@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsearch import Bill, Plan, methods
-from dsearch.core.plan import drop_schedule, dsearch_plan, flip, largest, search_probability, uniform_plan
+from dsearch.core.plan import (
+    drop_schedule,
+    dsearch_plan,
+    flip,
+    largest,
+    pruning_plan,
+    search_probability,
+    uniform_plan,
+)
 
 TABLES = json.loads((Path(__file__).parent / "data" / "schedules.json").read_text())
 DROPS = ["exponential", "linear", "quadratic", "sigmoid", "none"]
@@ -148,6 +156,12 @@ def test_a_plan_that_cannot_be_is_refused_with_step_value_and_bound(arguments, s
         (lambda: methods.svdd(None, temperature=-1.0), "temperature=-1.0 must be above 0"),
         (lambda: methods.published(None, bs=0), "bs is 0"),
         (lambda: methods.published(None, replacerate=0.5, drop_schedule="linear"), "replacerate=0.5.*'linear'"),
+        (lambda: dsearch_plan(5, 4, 1, 8, [4, 4, 4], "all", 0), "drop names 3 steps; a run of 5 has 4"),
+        (lambda: dsearch_plan(5, 4, 1, 8, "none", [True] * 5, 0), "search names 5 steps; a run of 5 has 4"),
+        (lambda: pruning_plan(8, 8, [(0.5, 4), (0.25, 2)]), r"drops at \[0.5, 0.25\].*must rise within"),
+        (lambda: pruning_plan(8, 8, [(1.0, 4)]), r"drops at \[1.0\].*must rise within"),
+        (lambda: pruning_plan(8, 8, [(0.25, 4), (0.5, 6)]), r"beams fall \[8, 4, 6, 1\]"),
+        (lambda: uniform_plan(3, 4).split(3), "4 beams do not divide into 3 rounds"),
     ],
 )
 def test_bad_schedules_are_refused_with_value_and_bound(call, says):
@@ -316,6 +330,14 @@ def test_largest_refuses_a_limit_below_the_least_and_a_cost_that_does_not_rise()
 def test_dsearch_r_shares_its_budget_among_its_beams_and_drops_none():
     method = methods.dsearch_r(None, beams=5, budget=17, rate=0.2, search="uniform", coins=[0.0, 0.99, 0.0])
     assert method.plan(4) == Plan(5, (3, 1, 3, 1), (5,) * 4, (True, False, True, False))
+
+
+@given(plans(), st.integers(1, 4))
+def test_the_rounds_of_a_plan_cost_what_it_costs_and_keep_all_clean_candidates(plan, rounds):
+    whole = Plan(rounds * plan.start, plan.width, tuple(rounds * keep for keep in plan.keep), plan.score)
+    part = whole.split(rounds)
+    assert Bill().plus(part.bill(), rounds) == whole.bill()
+    assert part.keep[-1] == part.rows[-1] == plan.rows[-1]
 
 
 def test_a_plan_made_of_lists_is_as_good_as_one_of_tuples():

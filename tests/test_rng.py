@@ -2,7 +2,7 @@
 
 import math
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from scipy import stats
 from strategies import within
 
 from dsearch import KeyedRng
-from dsearch.core.rng import invert_cdf
+from dsearch.core.rng import Sliced, invert_cdf
 
 IDS = st.lists(st.one_of(st.integers(), st.text(max_size=3)), min_size=1, max_size=5, unique=True)
 SHAPES = st.lists(st.integers(1, 4), max_size=3)
@@ -213,3 +213,65 @@ def test_a_nan_weight_indexes_nothing_outside():
 def test_an_id_whose_text_may_change_is_refused():
     with pytest.raises(TypeError, match="an int or a str"):
         KeyedRng(0, (object(),))
+
+
+# ---- a few candidates at a time -----------------------------------------------------------------------------
+
+
+def in_parts(source, draw, cuts, total):
+    """The draws of all candidates, asked for piece by piece."""
+    edges = [0, *sorted(cuts), total]
+    drawn = []
+    for start, stop in pairwise(edges):
+        source.at(start, stop - start)
+        drawn.append(draw(stop - start))
+    return torch.cat(drawn, dim=1)
+
+
+SOURCES = pytest.mark.parametrize("parts", [KeyedRng.parts, lambda rng: Sliced(rng, 12)], ids=["keyed", "any"])
+CUTS = st.sets(st.integers(1, 11), max_size=4)
+
+
+@SOURCES
+@KINDS
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)], ids=str)
+@given(cuts=CUTS)
+def test_what_is_drawn_piece_by_piece_is_what_is_drawn_at_once(parts, kind, shape, cuts):
+    rng = KeyedRng(3, ("a", 1))
+    for whole, source in ((rng, parts(rng)), (rng.under("rollout"), parts(rng).under("rollout"))):
+        pieces = in_parts(source, lambda n, s=source: getattr(s, kind)("use", 2, (2, n, *shape)), cuts, 12)
+        assert torch.equal(pieces, getattr(whole, kind)("use", 2, (2, 12, *shape)))
+
+
+@SOURCES
+def test_beams_by_children_are_drawn_in_the_order_of_their_candidates(parts):
+    rng = KeyedRng(3, ("a", 1))
+    source = parts(rng)
+    pieces = in_parts(source, lambda n: source.normal("use", 2, (2, n // 3, 3, 5)), {3, 9}, 12)
+    assert torch.equal(pieces.flatten(1, 2), rng.normal("use", 2, (2, 12, 5)))
+
+
+@SOURCES
+@given(cuts=CUTS)
+def test_indices_drawn_piece_by_piece_are_those_drawn_at_once(parts, cuts):
+    rng, log_p = KeyedRng(3, ("a", 1)), torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 0.5]])
+    source = parts(rng)
+    pieces = in_parts(source, lambda n: source.categorical("use", 2, log_p, n), cuts, 12)
+    assert torch.equal(pieces, rng.categorical("use", 2, log_p, 12))
+
+
+@SOURCES
+def test_sources_under_another_draw_for_its_candidates(parts):
+    source = parts(KeyedRng(3, ("a", 1)))
+    inner = source.under("rollout")
+    source.at(4, 2)
+    whole = KeyedRng(3, ("a", 1)).under("rollout").normal("use", 0, (2, 12))
+    assert torch.equal(inner.normal("use", 0, (2, 2)), whole[:, 4:6])
+
+
+@SOURCES
+def test_draws_that_are_not_as_many_for_each_candidate_are_refused(parts):
+    source = parts(KeyedRng(3, ("a", 1)))
+    source.at(0, 4)
+    with pytest.raises(ValueError, match=r"'use' at step 2 draws \(2, 6\) for 4 candidates"):
+        source.normal("use", 2, (2, 6))

@@ -221,7 +221,7 @@ class Engine:
         """Read the checks left on an accelerator, so that no nan passes. Called once, when the search ends."""
         unread, self._unread = self._unread, []
         for bad, refuse in unread:
-            refuse(bad)
+            refuse(bad)  # pragma: no cover  # an accelerator's: on the CPU checks are read at once
 
     def sizes(self) -> dict[str, int | None]:
         """The chunk sizes in use, as `search` takes them: smaller than given where memory ran out."""
@@ -329,7 +329,7 @@ class Engine:
                 part = None
             if part is None:  # outside the handler: the error's frames held what it had made
                 self._chunks.sizes[kind] = (size if fills else n) // 2 or 1
-                if torch.cuda.is_available():
+                if torch.cuda.is_available():  # pragma: no cover  # a GPU's cache
                     torch.cuda.empty_cache()
                 continue
             yield slice(at, at + n), part
@@ -379,7 +379,7 @@ class Engine:
         # Reading a flag from an accelerator would stall it at every step, so there it waits until the end.
         if bad.device.type == "cpu":
             refuse(bad)
-        else:
+        else:  # pragma: no cover  # an accelerator
             self._unread.append((bad, refuse))
 
     def _named(self, prompt: Tensor) -> list[str]:
@@ -427,8 +427,10 @@ def _one_behind(threaded: bool) -> Iterator[Callable[[Callable[[], Tensor] | Non
 
 def _on_host(images: Tensor) -> Callable[[], Tensor]:
     """Starts the copy to the host behind the work that is queued; what is returned waits for it alone."""
-    if images.device.type != "cuda":
-        return images.cpu
+    return _pinned(images) if images.device.type == "cuda" else images.cpu
+
+
+def _pinned(images: Tensor) -> Callable[[], Tensor]:  # pragma: no cover  # CUDA's streams
     host = torch.empty(images.shape, dtype=images.dtype, pin_memory=True).copy_(images, non_blocking=True)
     copied = torch.cuda.Event()
     copied.record(torch.cuda.current_stream(images.device))

@@ -46,7 +46,7 @@ class Flags(NamedTuple):
 
     def methods(self, reward: Reward) -> dict[str, Method]:
         """The published commands: DSearch, DSearch-R and SVDD-PM, each one pool over all prompts."""
-        wide = {"duplicate_size": self.duplicate_size, "w": self.w, "search_schedule": "exponential"}
+        wide: dict[str, Any] = {"duplicate_size": self.duplicate_size, "w": self.w, "search_schedule": "exponential"}
         return {
             "DSearch": methods.published(
                 reward, self.bs, oversamplerate=self.oversamplerate, drop_schedule="exponential", **wide

@@ -8,7 +8,7 @@ import ast
 import dataclasses
 import inspect
 import re
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -44,7 +44,8 @@ def parsed(module):
 
 
 def is_class(thing):
-    return inspect.isclass(thing) and get_origin(thing) is None  # list[int] passes for a class on some Pythons
+    """One of ours: `list[int]` and `Any` pass for classes on some Pythons."""
+    return inspect.isclass(thing) and get_origin(thing) is None and thing.__module__.split(".")[0] == "dsearch"
 
 
 def is_function(thing):
@@ -91,26 +92,34 @@ def members(cls):
     for owner in ours(cls):
         for name, member in vars(owner).items():
             inner = getattr(member, "__func__", getattr(member, "func", getattr(member, "fget", member)))
-            public = (not name.startswith("_") or name == "__call__") and name not in vars(owner).get("__annotations__", {})
-            if public and is_function(inner):
+            public = not name.startswith("_") or name == "__call__"
+            if public and is_function(inner) and name not in vars(owner).get("__annotations__", {}):
                 found.setdefault(name, (owner, member))
     return sorted(found.items())
 
 
 def signature(node):
+    """What a function takes, without `self`, and what it returns."""
+    node.args.args = [one for one in node.args.args if one.arg not in ("self", "cls")]
     told = f"({ast.unparse(node.args)})"
     return told if node.returns is None else f"{told} -> {ast.unparse(node.returns)}"
 
 
 def kind_of(member):
-    kinds = {classmethod: "classmethod", staticmethod: "staticmethod", property: "property"}
-    return kinds.get(type(member), "method" if inspect.isroutine(member) else "property")
+    kinds = {
+        classmethod: "classmethod",
+        staticmethod: "staticmethod",
+        property: "property",
+        cached_property: "property",
+    }
+    return kinds.get(type(member), "method")
 
 
 def fields(cls):
     """`(name: type = default, ...)` of a class that is made of what it holds."""
     held = [node for owner in reversed(ours(cls)) for node in source(owner.__module__, owner.__qualname__).body]
     public = [node for node in held if isinstance(node, ast.AnnAssign) and not node.target.id.startswith("_")]
+    public = [node for node in public if not ast.unparse(node.annotation).startswith("ClassVar")]
     return f"({', '.join(ast.unparse(node) for node in public)})"
 
 
@@ -124,12 +133,18 @@ def made_from(cls):
     return ""
 
 
+def path_of(module, name):
+    """As users write it: what a folder's module offers, the folder does."""
+    folder = module.__name__.rpartition(".")[0]
+    return f"{folder if folder in FOLDERS else module.__name__}.{name}"
+
+
 def described(module, name):
     """The lines of one name: what it is, and for a class each of its methods and properties."""
-    thing, path = getattr(module, name), f"{module.__name__}.{name}"
+    thing, path = getattr(module, name), path_of(module, name)
     if inspect.ismodule(thing):
         return [f"{path} module"]
-    if origin(module, name) != path:
+    if origin(module, name) != f"{module.__name__}.{name}":
         return [f"{path} = {origin(module, name)}"]
     if is_class(thing):
         kind = "protocol" if getattr(thing, "_is_protocol", False) else "class"
@@ -138,12 +153,18 @@ def described(module, name):
         lines = [f"{path} {kind}{of} {made_from(thing)}".rstrip()]
         for inner, (owner, member) in members(thing):
             node = source(owner.__module__, f"{owner.__qualname__}.{inner}")
-            lines.append(f"{path}.{inner} {kind_of(member)} {signature(node)}")
+            kind = kind_of(member)
+            told = signature(node).removeprefix("() ") if kind == "property" else signature(node)
+            lines.append(f"{path}.{inner} {kind} {told}")
         return lines
     if is_function(thing):
         return [f"{path} function {signature(source(thing.__module__, thing.__qualname__))}"]
     node, _ = assignment(module.__name__, name)
-    return [f"{path} value: {ast.unparse(node.annotation if isinstance(node, ast.AnnAssign) else node.value)}"]
+    if isinstance(node, ast.AnnAssign):
+        return [f"{path} value: {ast.unparse(node.annotation)}"]
+    if isinstance(node.value, ast.Subscript | ast.BinOp | ast.Name | ast.Attribute):
+        return [f"{path} alias of {ast.unparse(node.value)}"]
+    return [f"{path} value: {type(thing).__name__}"]
 
 
 def listing():
@@ -169,7 +190,7 @@ def documented():
     for module in public_modules():
         yield module.__name__, module.__doc__
         for name in exported(module):
-            thing, path = getattr(module, name), f"{module.__name__}.{name}"
+            thing, path = getattr(module, name), path_of(module, name)
             yield path, doc(module, name)
             if is_class(thing):
                 yield from ((f"{path}.{inner}", member.__doc__) for inner, (_, member) in members(thing))
@@ -186,8 +207,9 @@ def doc(module, name):
 
 
 def says_something(text):
-    """A first sentence of a few words: what a class is given when it says nothing lists its fields instead."""
-    return re.match(r"\w[^(]* .*[.:]$", (text or "").strip().split("\n\n")[0], re.DOTALL) is not None
+    """A sentence of a few words, and not the list of fields that a class without one is given."""
+    text = (text or "").strip()
+    return len(text.split()) > 1 and not re.fullmatch(r"\w+\(.*\)", text, re.DOTALL)
 
 
 def test_the_public_surface_is_the_listed_one():

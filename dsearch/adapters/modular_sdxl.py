@@ -88,7 +88,7 @@ def _block() -> type:
         StableDiffusionXLLoopDenoiser,
     )
 
-    class SearchStep(ModularPipelineBlocks):
+    class SearchStep(ModularPipelineBlocks):  # type: ignore[misc]  # diffusers is Any here
         model_name = "stable-diffusion-xl"
 
         def __init__(self, method: Method, options: dict[str, Any], eta: float, preview: Any) -> None:

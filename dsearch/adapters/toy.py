@@ -185,7 +185,7 @@ class GaussianMixture:
         return float((self.weights.log() + log_z).logsumexp(-1))
 
     def expected_reward(self, reward: Quadratic, prompt: str = "") -> float:
-        """E[r(x_0)]."""
+        """The mean reward of plain samples, E[r(x_0)]."""
         return float(self.weights @ reward.mean(self.means + self.encode([prompt]), self.std**2))
 
     def value(self, x: Tensor, step: int, reward: Quadratic, prompt: str = "") -> Tensor:
@@ -245,7 +245,7 @@ class TokenChain(Masked):
         return float((self._p.log() + lam * self._rewards(reward, prompt)).logsumexp(-1))
 
     def expected_reward(self, reward: Reward, prompt: str = "") -> float:
-        """E[r(x_0)]."""
+        """The mean reward of plain samples, E[r(x_0)]."""
         return float(self._p @ self._rewards(reward, prompt))
 
     def value(self, x: Tensor, reward: Reward, prompt: str = "") -> Tensor:

@@ -26,7 +26,11 @@ __all__ = [
 ]
 
 Drop = Literal["exponential", "linear", "quadratic", "sigmoid", "none"]
+"""How beams fall from start to end: the curves of `drop_schedule`."""
+
 Search = Literal["all", "uniform", "linear", "exponential"]
+"""How likely a step is to search: the curves of `search_probability`."""
+
 Coins = int | Sequence[float]
 T = TypeVar("T")
 

@@ -16,6 +16,7 @@ from .rng import invert_cdf, move
 __all__ = ["SCHEMES", "Resampler", "ess", "multinomial", "residual", "stratified", "systematic"]
 
 Resampler = Callable[[Tensor, int, Rng, int], Tensor]
+"""`(log_w [B, N], n, rng, step) -> [B, n]` indices, drawn with replacement."""
 
 
 def ess(log_w: Tensor) -> Tensor:

@@ -114,8 +114,8 @@ class Lookahead:
 
 lookahead = Lookahead
 
-
 Sees = Literal["x", "x0"]
+"""What a learned value reads: noisy samples, or their posterior means."""
 
 
 class Learned:

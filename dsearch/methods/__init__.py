@@ -1,10 +1,9 @@
 """One file a paper: each function returns a `Method` for `dsearch.search`.
 
 Every module in this folder is found by itself; the names in its `__all__` become `dsearch.methods.NAME`. Besides them
-a module has `example(reward)`, a small instance of its method, over which the tests run every law.
+a module has `example(reward)`, a small instance of its method, over which the tests run every law. Type checkers, which
+do not run this, read `__init__.pyi`; `make api` writes it.
 """
-
-from typing import TYPE_CHECKING, Any
 
 from ..discovery import modules as _modules
 
@@ -14,7 +13,3 @@ for _module in _modules(__name__, __path__):
     # After the import, for importing a submodule binds its name: `methods.dsearch` is the function, not the file.
     globals().update({name: getattr(_module, name) for name in _module.__all__})
     __all__.extend(_module.__all__)
-
-if TYPE_CHECKING:  # names are found at run time, which type checkers do not follow
-
-    def __getattr__(name: str) -> Any: ...

@@ -1,4 +1,4 @@
-"""Best-of-N."""
+"""Best-of-N: plain samples, of which the best are returned."""
 
 from ..core import potential, selection
 from ..core.contract import Method, Reward

@@ -31,6 +31,7 @@ class AestheticHead(nn.Module):
         )
 
     def forward(self, embeddings: Tensor) -> Tensor:
+        """CLIP embeddings `[N, dim]` -> scores `[N]`."""
         for layer in self.layers.values():
             embeddings = layer(embeddings)
         return embeddings[:, 0]
@@ -90,6 +91,7 @@ class Aesthetic:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images `[N, 3, H, W]` -> their scores `[N]`, on the images' device."""
         check_prompts(images, prompts)
         embeddings = self.clip.image_embeddings(images)
         return self.head.to(embeddings.device)(embeddings).to(images.device)

@@ -52,6 +52,7 @@ class Classifier:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images `[N, 3, H, W]` -> log p(label) of each, `[N]`."""
         check_prompts(images, prompts)
         check_images(images, wait=False)
         if self.device is None and self._model.device != images.device:

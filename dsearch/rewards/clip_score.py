@@ -69,6 +69,7 @@ class CLIPScore:
         return int(self._model.config.projection_dim)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images `[N, 3, H, W]` and their prompts -> the similarity of each pair, `[N]`."""
         check_prompts(images, prompts)
         pictures = self.image_embeddings(images)
         texts = self.text_embeddings(prompts)

@@ -19,6 +19,7 @@ class Colourfulness:
     """
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images `[N, 3, H, W]` -> their colourfulness `[N]`."""
         check_prompts(images, prompts)
         check_images(images, wait=False)
         red, green, blue = (255 * images.detach().float()).flatten(2).unbind(1)

@@ -40,6 +40,7 @@ class Weighted:
     weights: tuple[float, ...]
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """The weighted sum of what the rewards say, `[N]`."""
         said = [w * _asked(r, images, prompts) for r, w in zip(self.rewards, self.weights, strict=True)]
         return torch.stack(said).sum(dim=0)
 
@@ -83,6 +84,7 @@ class ZScored:
         return cls(reward, float(said.mean()), std)
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """What the reward says, standardised: `[N]`."""
         return (_asked(self.reward, images, prompts) - self.mean) / self.std
 
 
@@ -95,6 +97,7 @@ class Constrained:
     penalty: float
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """What the reward says, less the penalties: `[N]`."""
         total = _asked(self.reward, images, prompts)
         for other, bound in self.at_least:
             total = total - self.penalty * (bound - _asked(other, images, prompts)).clamp(min=0)
@@ -141,6 +144,7 @@ class Cached:
         return getattr(self.reward, "on_host", False)
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """What the reward says, or has said before of the same image and prompt: `[N]`."""
         check_prompts(images, prompts)
         keys = [_content(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
@@ -186,6 +190,7 @@ class Threaded:
             raise ValueError(f"workers={self.workers}; choose at least 1")
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """What the reward says of every image, asked by several threads: `[N]`."""
         with ThreadPoolExecutor(self.workers, thread_name_prefix="reward") as pool:
             said = list(
                 pool.map(
@@ -211,6 +216,7 @@ class Awaited:
             raise ValueError(f"at_once={self.at_once}; choose at least 1")
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """What the coroutine says of every image, so many awaited at once: `[N]`."""
         with ThreadPoolExecutor(1, thread_name_prefix="reward") as pool:
             said = pool.submit(lambda: asyncio.run(self._all(images, prompts))).result()
         return torch.tensor(said, dtype=torch.float32, device=images.device)
@@ -247,6 +253,7 @@ class Retried:
         return getattr(self.reward, "on_host", False)
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """What the reward says, asked again where it raises: `[N]`."""
         for attempt in range(self.times):
             try:
                 return _asked(self.reward, images, prompts)

@@ -47,6 +47,7 @@ class Compressibility:
             raise ValueError(f"size={self.size} is no picture size; give an edge or (H, W) in pixels")
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images `[N, 3, H, W]` -> minus the kilobytes of each, `[N]`."""
         return -self._kilobytes(images, prompts)
 
     @property
@@ -91,6 +92,7 @@ class Incompressibility(Compressibility):
     """Plus the kilobytes of each picture's JPEG: Compressibility with the sign turned, above 0."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images `[N, 3, H, W]` -> the kilobytes of each, `[N]`."""
         return self._kilobytes(images, prompts)
 
 

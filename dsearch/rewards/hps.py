@@ -73,6 +73,7 @@ class HPS:
         self._texts = Remembered(text_cache)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images `[N, 3, H, W]` and their prompts -> the preference score of each pair, `[N]`."""
         check_prompts(images, prompts)
         pictures = self.image_embeddings(images)
         return (pictures * self.text_embeddings(prompts)).sum(-1).to(images.device)

@@ -32,6 +32,7 @@ class PickScore(CLIPScore):
         super().__init__(path, device, dtype, download=download, text_cache=text_cache)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Images `[N, 3, H, W]` and their prompts -> the preference score of each pair, `[N]`."""
         return super().__call__(images, prompts) * self._model.logit_scale.exp().float().to(images.device)
 
 

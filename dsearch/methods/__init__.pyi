@@ -1,0 +1,19 @@
+# Written by `make api`, for type checkers; at run time the folder finds its modules.
+
+from .beam import beam as beam
+from .best_of_n import best_of_n as best_of_n
+from .code import code as code
+from .dsearch import dsearch as dsearch
+from .dsearch_r import dsearch_r as dsearch_r
+from .fk import fk as fk
+from .plain import plain as plain
+from .psp import psp as psp
+from .published import published as published
+from .random_search import random_search as random_search
+from .rbf import rbf as rbf
+from .svdd import svdd as svdd
+from .tempered import tempered as tempered
+from .tuned import tuned as tuned
+from .zero_order import zero_order as zero_order
+
+__all__: list[str]

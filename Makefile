@@ -3,6 +3,8 @@
 #   make test PYTHON=python3.12     the Python that makes .venv (3.11 or newer: see constraints.txt)
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                                   torch without CUDA; on Linux the default build brings several GB of it
+#   make test PYTEST_ARGS="-k plan" further arguments of pytest
+#   make test COVERAGE=1            the same tests, which lines they ran, and all of dsearch/core required
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -10,16 +12,32 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 
-.PHONY: demo test test-slow lint format docs bench clean
+ifdef COVERAGE
+COV := --cov --cov-report=term
+endif
+
+.PHONY: demo test test-slow test-dist coverage api lint format docs dist bench clean
 
 demo: .venv/.dev
 	$(BIN)/python -m dsearch demo --out demo-out
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow and not shared"
+	$(BIN)/python -m pytest -m "not slow and not shared and not dist" $(COV) $(PYTEST_ARGS)
+ifdef COVERAGE
+	@report=$$($(BIN)/coverage report --include='dsearch/core/*' --fail-under=100) || { echo "$$report"; exit 1; }
+endif
 
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -m "slow and not shared"
+	$(BIN)/python -m pytest -m "slow and not shared" $(PYTEST_ARGS)
+
+test-dist: .venv/.dev
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m pytest -m dist $(PYTEST_ARGS)
+
+coverage:
+	$(MAKE) test COVERAGE=1
+
+api: .venv/.dev
+	$(BIN)/python tests/test_public_api.py
 
 lint: .venv/.dev
 	$(BIN)/ruff check
@@ -33,11 +51,14 @@ format: .venv/.dev
 docs: .venv/.docs
 	$(BIN)/mkdocs build --strict
 
+dist: .venv/.dev
+	$(BIN)/python -m build --no-isolation
+
 bench: .venv/.dev
 	$(BIN)/python benchmarks/throughput.py
 
 clean:
-	rm -rf build dist site demo-out .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site demo-out .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -16,7 +16,7 @@ from .core.tuning import Pilot, pilot
 # isort: split
 from . import distributed, methods  # last, so that a method's file may import any name above from `dsearch`
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "Beams",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -70,6 +71,7 @@ class Series(NamedTuple):
         low: lower end of its interval.
         high: upper end of its interval.
         x_interval: `(low, high)` of x, for a marker.
+        x_intervals: `(low, high)` of each x: the points are markers with error bars both ways, growing along the curve.
     """
 
     x: Sequence[float]
@@ -77,21 +79,43 @@ class Series(NamedTuple):
     low: Sequence[float]
     high: Sequence[float]
     x_interval: tuple[float, float] | None = None
+    x_intervals: Sequence[tuple[float, float]] | None = None
 
 
 class Panel(NamedTuple):
-    """One axes of a figure: a title, axis labels, and a series a name."""
+    """One axes of a figure: a title, axis labels, and a series a name.
+
+    Attributes:
+        title, x, y: what stands above, below and beside.
+        series: by name.
+        levels: dashed lines across, by what is written beside them.
+        front: points of the Pareto front, from left to right: ringed, and joined by what they bound.
+        ticks: what stands where on the x axis; empty for the usual numbers.
+    """
 
     title: str
     x: str
     y: str
     series: Mapping[str, Series]
+    levels: Mapping[str, float] = {}
+    front: Sequence[tuple[float, float]] = ()
+    ticks: Mapping[float, str] = {}
 
 
-def curves(panels: Sequence[Sequence[Panel]], path: Path, log_x: bool = False) -> None:
-    """Rows of panels, one colour a name throughout, written as a PNG; `log_x` doubles from tick to tick."""
+def curves(
+    panels: Sequence[Sequence[Panel | None]], path: Path, log_x: bool = False, names: Sequence[str] = ()
+) -> None:
+    """Rows of panels, one colour a name throughout, written as a PNG.
+
+    Args:
+        panels: rows of equal length; None leaves a gap.
+        path: of the PNG.
+        log_x: x doubles from tick to tick.
+        names: whose colours are settled first, so that several figures share them.
+    """
     plt = _pyplot()
-    names = list(dict.fromkeys(name for row in panels for panel in row for name in panel.series))
+    shown = dict.fromkeys(name for row in panels for panel in row if panel for name in panel.series)
+    names = list(dict.fromkeys([*names, *shown]))
     many = len(names) > 10  # more than the default colours
     shades = plt.get_cmap("tab20").colors
     colour = {name: shades[i % 20] if many else f"C{i}" for i, name in enumerate(names)}
@@ -105,20 +129,21 @@ def curves(panels: Sequence[Sequence[Panel]], path: Path, log_x: bool = False) -
     handles: dict[str, Any] = {}
     for row, line in zip(panels, axes, strict=True):
         for panel, axis in zip(row, line, strict=True):
+            if panel is None:
+                axis.set_axis_off()
+                continue
             for name, series in panel.series.items():
-                _draw(axis, series, name, colour[name], band=not many)
-            axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+                handles[name] = _draw(axis, series, colour[name], band=not many)
+            handles.update(_refer(axis, panel))
+            axis.set(title=_plain(panel.title), xlabel=_plain(panel.x), ylabel=_plain(panel.y))
             axis.grid(alpha=0.25)
-            handles.update(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-            if log_x:
-                axis.set_xscale("log", base=2)
-                axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-            elif any(len(series.x) > 1 for series in panel.series.values()):  # steps are whole
-                axis.xaxis.get_major_locator().set_params(integer=True)
+            _tick(axis, panel, log_x)
     # One legend below all panels: in a panel it would cover the curves.
-    ordered = [name for name in names if name in handles]
     columns = max(1, 2 * len(panels[0]))
-    figure.legend([handles[n] for n in ordered], ordered, loc="outside lower center", ncols=columns, fontsize=8)
+    ordered = [*(name for name in names if name in shown), *(name for name in handles if name not in shown)]
+    # A label that began with an underscore would be left out.
+    labels = [_plain(f" {name}" if name.startswith("_") else name) for name in ordered]
+    figure.legend([handles[n] for n in ordered], labels, loc="outside lower center", ncols=columns, fontsize=8)
     _save(figure, path)
 
 
@@ -138,27 +163,61 @@ def plan_picture(plans: Mapping[str, Plan], path: Path) -> None:
     _save(figure, path)
 
 
-def _draw(axis, series: Series, name: str, colour, band: bool = True) -> None:  # type: ignore[no-untyped-def]
+def _draw(axis, series: Series, colour, band: bool = True):  # type: ignore[no-untyped-def]
+    """Draws a series; returns what stands for it in a legend."""
+    if series.x_intervals is not None:
+        axis.plot(series.x, series.y, color=colour, lw=0.8, alpha=0.6)
+        points = zip(series.x, series.y, series.low, series.high, series.x_intervals, strict=True)
+        crosses = [_cross(axis, *point, colour, size=4.5 + 2 * i) for i, point in enumerate(points)]
+        return crosses[0]
     if len(series.x) > 1:
-        axis.plot(series.x, series.y, label=name, color=colour)
+        few = len(series.x) <= 12
+        (line,) = axis.plot(series.x, series.y, color=colour, marker="o" if few else None, ms=3.5)
         if band:  # a dozen bands would hide one another
-            axis.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, lw=0)
-        return
-    x, y = series.x[0], series.y[0]
-    across = series.x_interval or (x, x)
-    axis.errorbar(
-        x,
-        y,
-        xerr=[[x - across[0]], [across[1] - x]],
-        yerr=[[y - series.low[0]], [series.high[0] - y]],
-        fmt="o",
-        color=colour,
-        label=name,
-        capsize=3,
-    )
+            axis.fill_between(series.x, series.low, series.high, color=colour, alpha=0.13, lw=0)
+            for edge in (series.low, series.high):
+                axis.plot(series.x, edge, color=colour, lw=0.6, alpha=0.6)
+        return line
+    x = series.x[0]
+    return _cross(axis, x, series.y[0], series.low[0], series.high[0], series.x_interval or (x, x), colour)
 
 
-def _pyplot():  # type: ignore[no-untyped-def]
+def _cross(axis, x, y, low, high, across, colour, size: float = 6):  # type: ignore[no-untyped-def]
+    xerr, yerr = [[x - across[0]], [across[1] - x]], [[y - low], [high - y]]
+    return axis.errorbar(x, y, xerr=xerr, yerr=yerr, fmt="o", ms=size, color=colour, capsize=3, lw=1)
+
+
+def _tick(axis, panel: Panel, log_x: bool) -> None:  # type: ignore[no-untyped-def]
+    steps = any(len(s.x) > 1 and all(float(x).is_integer() for x in s.x) for s in panel.series.values())
+    if log_x:
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    elif steps:  # which are whole
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    if panel.ticks:
+        axis.set_xticks(list(panel.ticks), [_plain(text) for text in panel.ticks.values()])
+        axis.minorticks_off()
+
+
+def _refer(axis, panel: Panel) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+    """Draws what the curves are held against, lines across and the front; returns what goes into the legend."""
+    for level in panel.levels.values():
+        axis.axhline(level, color="0.35", ls="--", lw=0.9)
+    low, high = axis.get_ylim()
+    named = sorted(panel.levels.items(), key=lambda pair: pair[1])
+    heights = _spread([(level - low) / (high - low) for _, level in named])
+    for (name, level), height in zip(named, heights, strict=True):  # beside the panel, where no curve is
+        ends = {"xy": (1, level), "xycoords": ("axes fraction", "data")}
+        text = {"xytext": (1.03, height), "textcoords": "axes fraction", "fontsize": 7, "va": "center"}
+        axis.annotate(_plain(name), **ends, **text, arrowprops={"arrowstyle": "-", "color": "0.35", "lw": 0.5})
+    if not panel.front:
+        return {}
+    look = {"color": "0.2", "ls": ":", "lw": 1.4, "marker": "o", "mfc": "none", "ms": 12, "mew": 1.2}
+    (line,) = axis.plot(*zip(*panel.front, strict=True), drawstyle="steps-pre", zorder=1, **look)
+    return {"Pareto front": line}
+
+
+def _pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("agg")  # files only: no window, no display needed
@@ -168,9 +227,20 @@ def _pyplot():  # type: ignore[no-untyped-def]
 
 
 def _literal(text: str) -> str:
-    """A label is text, line by line of at most 24 letters: matplotlib would read dollar signs as mathematics."""
-    lines = (line if len(line) <= 24 else line[:23] + "…" for line in text.split("\n"))
-    return "\n".join(lines).replace("$", r"\$")
+    """A label, line by line of at most 24 letters."""
+    return _plain("\n".join(line if len(line) <= 24 else line[:23] + "…" for line in text.split("\n")))
+
+
+def _spread(heights: Sequence[float], apart: float = 0.05) -> list[float]:
+    """Ascending heights in [0, 1] -> the same or near, so far apart that a line of text fits between them."""
+    rising = list(accumulate(heights, lambda below, own: max(own, below + apart)))
+    falling = accumulate(reversed(rising), lambda above, own: min(own, above - apart), initial=1.0 + apart)
+    return list(falling)[:0:-1]
+
+
+def _plain(text: str) -> str:
+    """Text as it is: matplotlib would read dollar signs as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,106 @@
+"""Runs held against one another: methods by budgets by seeds over prompts, as a table, curves, fronts and grids.
+
+Every number has a 95% interval and every difference is paired. Seeds are the repetitions, prompts are what was asked:
+`over_seeds` speaks of these prompts, `over_prompts` of others like them, and the table says where the two disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..anchors import Anchor, differing, matching
+from ..files import write
+from ..folder import Run
+from ..metrics import Interval
+from .cells import Found
+from .drawing import draw
+from .embedded import Embedded
+from .intervals import jackknife, over_prompts, over_seeds
+from .ranks import rank_correlation
+from .rows import Estimate, Row, row_of
+from .words import flat, notes_of, written
+
+__all__ = ["Comparison", "Estimate", "Row", "compare", "jackknife", "over_prompts", "over_seeds", "rank_correlation"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        baseline: the method that the others are paired with.
+        rows: of the table.
+        notes: what the table must not be read without.
+        anchors: published figures that match, each with its guide's name and what differs, by model.
+        correlations: of values on the way with final rewards, by model, guide and method, then by step, from 0.
+        files: what was written.
+    """
+
+    baseline: str
+    rows: Sequence[Row]
+    notes: Sequence[str]
+    anchors: Mapping[str, Sequence[tuple[str, Anchor, str]]]
+    correlations: Mapping[tuple[str, str, str], Mapping[int, Interval]] = field(default_factory=dict)
+    files: Sequence[Path] = ()
+
+    def table(self) -> str:
+        """Everything but the pictures, as Markdown."""
+        return written(self.rows, self.anchors, self.notes)
+
+    def csv(self) -> str:
+        """The rows as comma-separated values, all numbers in full."""
+        return flat(self.rows)
+
+
+def compare(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    baseline: str | None = None,
+    embed: str | None = None,
+    anchors: bool = True,
+    say: Callable[[str], object] = print,
+) -> Comparison:
+    """Writes `table.md`, `table.csv` and the plots of the field into `out`.
+
+    What counts is what a user is left with: the best image of a prompt, and for `plain`, where nothing chooses, the
+    mean over its images. Runs of several folders are read as one; of a search that lies in two, the first counts.
+
+    Args:
+        runs: of the same prompts.
+        out: a folder, made where it is missing.
+        baseline: the method to pair with; by default the first best_of_n, or else the first.
+        embed: the reward whose `image_embeddings` measure diversity; by default the first CLIPScore that never steers.
+        anchors: whether published figures are shown where the setting is theirs.
+        say: told the table and the files.
+
+    Raises:
+        ExperimentError: for runs that do not fit one another, or have too few seeds to say anything.
+    """
+    found = Found(runs)
+    base = found.baseline(baseline)
+    cells = found.cells()
+    embedded = Embedded(found, embed)
+    rows = [row_of(found, cells, key, base, embedded) for key in cells]
+    beside = _anchored(found, rows) if anchors else {}
+    notes = notes_of(found, cells, rows, base, embedded)
+    out.mkdir(parents=True, exist_ok=True)
+    correlations, files = draw(found, cells, rows, beside, out)
+    result = Comparison(base, rows, notes, beside, correlations, [out / "table.md", out / "table.csv", *files])
+    for file, text in zip(result.files, (result.table(), result.csv()), strict=False):
+        write(file, text.encode())
+    say(result.table())
+    say(", ".join(map(str, result.files)))
+    return result
+
+
+def _anchored(found: Found, rows: Sequence[Row]) -> dict[str, list[tuple[str, Anchor, str]]]:
+    """By model, the published figures whose setting is a guide's."""
+    anchored: dict[str, list[tuple[str, Anchor, str]]] = {}
+    for name, guide in dict.fromkeys((row.model, row.guide) for row in rows):
+        model = found.models[name]
+        for anchor in matching(model, guide, found.rewards[guide]):
+            anchored.setdefault(name, []).append((guide, anchor, differing(anchor, model)))
+    return anchored

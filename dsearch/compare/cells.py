@@ -1,0 +1,267 @@
+"""What runs hold, read as one: by model, guide, budget and method."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import groupby
+from math import nan
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..experiment import ExperimentError, Model, Named, Unit
+from ..folder import Run
+from .intervals import over_seeds
+
+Limits = tuple[tuple[str, float], ...]
+"""A budget: pairs of unit and limit, by unit; empty for methods as given."""
+
+Place = tuple[int, int]
+"""A seed and a prompt's position."""
+
+
+class Key(NamedTuple):
+    """What a row of the table is: one method under one guide at one budget on one model."""
+
+    model: str
+    guide: str
+    budget: Limits
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.method} under {self.guide} at {described(self.budget)}"
+
+
+class Search(NamedTuple):
+    """A finished unit and where it lies.
+
+    Attributes:
+        run, unit: which.
+        groups: prompts in it, or pools of them.
+        bill: of a group.
+        seconds: with what watches.
+        peak_bytes: where the system could say.
+        first: whether it is the first of its model in its run, which warms up.
+    """
+
+    run: Run
+    unit: Unit
+    groups: int
+    bill: Mapping[str, int]
+    seconds: float
+    peak_bytes: int | None
+    first: bool
+
+
+@dataclass
+class Cell:
+    """All that one method did under one guide at one budget.
+
+    Attributes:
+        searches: finished units.
+        scores: by name (None for the guide), then by place.
+        kl: known nats of the images that count.
+        pictures: one a place: the best; of those that nothing chose, the first drawn.
+        covered: places that are finished.
+    """
+
+    searches: list[Search] = field(default_factory=list)
+    scores: dict[str | None, dict[Place, float]] = field(default_factory=dict)
+    kl: dict[Place, list[float]] = field(default_factory=dict)
+    pictures: dict[Place, Path] = field(default_factory=dict)
+    covered: set[Place] = field(default_factory=set)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether prompts share a pool, so that the bill of a group is that of several."""
+        return any(s.groups < len(s.unit.positions) for s in self.searches)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those of which something is finished."""
+        return sorted({seed for seed, _ in self.covered})
+
+    def matrix(self, name: str | None, seeds: Sequence[int], prompts: int) -> Tensor:
+        """`[S, P]` scores, nan where there is none."""
+        held = self.scores.get(name, {})
+        rows = [[held.get((seed, position), nan) for position in range(prompts)] for seed in seeds]
+        return torch.tensor(rows, dtype=torch.float64).reshape(len(seeds), prompts)
+
+    def add(self, run: Run, unit: Unit, plain: bool, first: bool) -> bool:
+        """Takes a finished unit in, unless it is there already; says whether it did."""
+        places = {(unit.seed, position) for position in unit.positions}
+        if places <= self.covered:
+            return False
+        records = [json.loads(line) for line in run.lines(unit, "records.jsonl")]
+        timing = json.loads(run.lines(unit, "timing.json")[0])
+        groups = sum(record["rank"] == 0 for record in records)
+        measured = timing["seconds"], timing["peak_bytes"], first
+        self.searches.append(Search(run, unit, groups, records[0]["bill"], *measured))
+        ranked = sorted(records, key=lambda record: (record["position"], record["rank"]))
+        for position, own in groupby(ranked, key=lambda record: record["position"]):
+            if (unit.seed, position) not in self.covered:
+                self._count((unit.seed, position), list(own), run, plain)
+        self.covered |= places
+        return True
+
+    def _count(self, place: Place, records: list[dict[str, Any]], run: Run, plain: bool) -> None:
+        counted = records if plain else records[:1]
+        for name in (None, *counted[0]["observed"]):
+            said = [record["reward"] if name is None else record["observed"][name] for record in counted]
+            known = [nan if value is None else value for value in said]
+            self.scores.setdefault(name, {})[place] = sum(known) / len(known)
+        self.kl[place] = [record["kl"] for record in counted if record["kl"] is not None]
+        shown = min(counted, key=lambda record: record["ancestor"])
+        if shown["image"] is not None:
+            self.pictures[place] = run.folder / "images" / Path(shown["image"]).name
+
+
+class Found:
+    """Runs as one.
+
+    Raises:
+        ExperimentError: where they ask different prompts, or call different things alike.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        if not runs:
+            raise ExperimentError("nothing to compare; name a run's folder")
+        self.runs = list(runs)
+        for i, run in enumerate(self.runs):
+            for before in self.runs[:i]:
+                _fits(before, run)
+        self.prompts = self.runs[0].experiment.prompts
+        self.models: dict[str, Model] = self._all("models")
+        self.methods: dict[str, Named] = self._all("methods")
+        self.rewards: dict[str, Named] = self._all("rewards")
+        self.guides = list(dict.fromkeys(guide for run in self.runs for guide in run.experiment.guides))
+        self.planned: dict[Key, set[Place]] = {}
+        for run in self.runs:
+            for unit in run.units:
+                self.planned.setdefault(_key(run, unit), set()).update((unit.seed, p) for p in unit.positions)
+        self.left_out: dict[Key, Cell] = {}
+        self.twice = 0
+
+    @property
+    def names(self) -> list[str]:
+        """Of the methods."""
+        return list(self.methods)
+
+    def baseline(self, given: str | None) -> str:
+        """The method that the others are paired with.
+
+        Raises:
+            ExperimentError: for a method that is not there, a single seed, or seeds that do not pair.
+        """
+        if given is not None and given not in self.methods:
+            raise ExperimentError(f"baseline: no method is called {given!r}{near(given, self.methods)}")
+        best = [name for name in self.methods if self.methods[name].kind == "best_of_n"]
+        base = given or (best or self.names)[0]
+        for key, places in self.planned.items():
+            seeds = {seed for seed, _ in places}
+            if len(seeds) < 2:
+                raise ExperimentError(
+                    f"{key} has a single seed, {min(seeds)}: one repetition has no interval, and nothing could be told "
+                    "from noise; run 2 seeds or more, better 5"
+                )
+            theirs = {seed for seed, _ in self.planned.get(key._replace(method=base), places)}
+            if len(seeds & theirs) < 2:
+                raise ExperimentError(
+                    f"{key} has the seeds {listed(seeds)} and {base} has {listed(theirs)}: fewer than 2 pair; run both "
+                    "with the same seeds"
+                )
+        return base
+
+    def cells(self) -> dict[Key, Cell]:
+        """What is finished, in the order of the table; what has no interval yet is in `left_out` instead.
+
+        Raises:
+            ExperimentError: where that is everything.
+        """
+        cells = {key: Cell() for key in sorted(self.planned, key=self._order)}
+        for run in self.runs:
+            firsts = {unit.model: unit.index for unit in reversed(run.units)}
+            for unit in run.finished:
+                plain = run.experiment.methods[unit.method].kind == "plain"
+                came = cells[_key(run, unit)].add(run, unit, plain, firsts[unit.model] == unit.index)
+                self.twice += not came
+        ready: dict[Key, Cell] = {}
+        for key, cell in cells.items():
+            own = over_seeds(cell.matrix(None, cell.seeds, len(self.prompts)), cell.pooled)
+            (self.left_out if own is None else ready)[key] = cell
+        if not ready:
+            there, total = sum(len(run.finished) for run in self.runs), sum(len(run.units) for run in self.runs)
+            raise ExperimentError(
+                f"{there} of {total} searches are finished, and no method has 2 seeds of a prompt: nothing could be "
+                "told from noise yet; let the run go on"
+            )
+        return ready
+
+    def _all(self, part: str) -> dict[str, Any]:
+        named: dict[str, Any] = {}
+        for run in self.runs:
+            for name, thing in getattr(run.experiment, part).items():
+                named.setdefault(name, thing)
+        return named
+
+    def _order(self, key: Key) -> tuple[Any, ...]:
+        """By model, guide, budget and method: budgets by their size, the others as the experiments name them."""
+        units, limits = tuple(unit for unit, _ in key.budget), tuple(limit for _, limit in key.budget)
+        named = list(self.models).index(key.model), self.guides.index(key.guide)
+        return (*named, units, limits, self.names.index(key.method))
+
+
+def _key(run: Run, unit: Unit) -> Key:
+    return Key(unit.model, unit.guide, tuple(sorted(run.experiment.budgets[unit.budget].items())), unit.method)
+
+
+def _fits(one: Run, other: Run) -> None:
+    """Refuses runs that ask different prompts, or that call different things alike."""
+    ours, theirs = one.experiment, other.experiment
+    if ours.prompts != theirs.prompts:
+        apart = [f"{_short(a)} and {_short(b)}" for a, b in zip(ours.prompts, theirs.prompts, strict=False) if a != b]
+        said = f"{apart[0]}, the first" if apart else f"{len(ours.prompts)} and {len(theirs.prompts)} of them"
+        raise ExperimentError(f"{one.folder} and {other.folder} ask different prompts ({said}) and do not compare")
+    for part in ("models", "rewards", "methods"):
+        mine = getattr(ours, part)
+        for name, thing in getattr(theirs, part).items():
+            if name in mine and _what(mine[name]) != _what(thing):
+                raise ExperimentError(
+                    f"{part}: {name!r} is one thing in {one.folder} and another in {other.folder}; give one of them "
+                    "another name"
+                )
+
+
+def _what(thing: Model | Named) -> tuple[Any, ...]:
+    """A model wherever it runs; a reward or a method as it is."""
+    if isinstance(thing, Model):
+        return thing.pipeline, thing.num_steps, thing.dtype, thing.preview, dict(thing.args)
+    return thing.kind, dict(thing.args)
+
+
+def described(limits: Limits) -> str:
+    """A budget in words."""
+    return ", ".join(f"{limit:,} {unit.replace('_', ' ')}" for unit, limit in limits) or "as given"
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Whole numbers in words, ranges where they are neighbours."""
+    ordered = enumerate(sorted(numbers))
+    runs = [[n for _, n in group] for _, group in groupby(ordered, key=lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The end of an error: what may have been meant, or what there is."""
+    close = get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _short(text: str) -> str:
+    return repr(textwrap.shorten(text, 40, placeholder="…"))

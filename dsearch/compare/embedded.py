@@ -1,0 +1,113 @@
+"""How different a prompt's images are, across seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..experiment import ExperimentError, Named
+from ..metrics import Interval, diversity
+from ..pictures import from_png
+from .cells import Cell, Found, near
+from .intervals import around, jackknife
+from .rows import Estimate
+
+
+class Embedded:
+    """Embeds the pictures of cells, where a reward of the experiment can, or says why not."""
+
+    def __init__(self, found: Found, name: str | None) -> None:
+        self.why, self.name = "", name
+        self._reward: Any = None
+        self._known: dict[Path, Tensor] = {}
+        if name is not None and name not in found.rewards:
+            raise ExperimentError(f"embed: no reward is called {name!r}{near(name, found.rewards)}")
+        if name is None:
+            self.name = next((n for n in found.rewards if n not in found.guides and _is_clip(found.rewards[n])), None)
+        if self.name is None:
+            self.why = "every CLIPScore of the experiment steers, if it has one; name a reward that embeds images"
+            return
+        try:
+            self._reward = _embedder(found.rewards[self.name])
+        except (ValueError, OSError, ImportError) as error:
+            if name is not None:
+                raise ExperimentError(f"embed: {name} cannot be made: {error}") from error
+            self.why = f"{self.name} cannot be made: {error}"
+
+    def estimate(self, cell: Cell, against: Cell | None) -> Estimate | None:
+        """The diversity of a cell's pictures; None where they cannot be embedded or no prompt has two."""
+        if self._reward is None:
+            return None
+        own = self._by_prompt(cell)
+        if not own:
+            return None
+        mean, low, high = _diversity(own)
+        if cell.pooled:  # prompts that share a pool are no independent samples
+            return Estimate(Interval(mean, nan, nan))
+        estimate = Estimate(Interval(mean, max(low, 0.0), high))
+        if against is None or against.pooled:
+            return estimate
+        theirs = self._by_prompt(against)
+        both = {p: [s for s in own[p] if s in theirs[p]] for p in own if p in theirs}
+        pairs = [(own[p], theirs[p], seeds) for p, seeds in both.items() if len(seeds) >= 3]
+        return estimate._replace(above=_diversity_above(pairs)) if pairs else estimate
+
+    def _by_prompt(self, cell: Cell) -> dict[int, dict[int, Tensor]]:
+        """Embeddings `[D]` by position and seed, of prompts with two pictures or more."""
+        missing = [path for path in cell.pictures.values() if path not in self._known]
+        for i in range(0, len(missing), 16):
+            pictures = torch.stack([from_png(path) for path in missing[i : i + 16]])
+            self._known.update(zip(missing[i : i + 16], self._reward.image_embeddings(pictures).cpu(), strict=True))
+        found: dict[int, dict[int, Tensor]] = {}
+        for (seed, position), path in sorted(cell.pictures.items()):
+            found.setdefault(position, {})[seed] = self._known[path]
+        return {position: own for position, own in sorted(found.items()) if len(own) >= 2}
+
+
+def _apart(embeddings: Sequence[Tensor]) -> float:
+    return float(diversity(torch.stack(list(embeddings))))
+
+
+def _diversity(by_prompt: Mapping[int, Mapping[int, Tensor]]) -> Interval:
+    sets = [list(own.values()) for own in by_prompt.values()]
+    sets = [own for own in sets if len(own) >= 3] or sets  # of two pictures none can be left out
+    whole = torch.tensor([_apart(own) for own in sets], dtype=torch.float64)
+    return around(whole, [jackknife(own, _apart) for own in sets if len(own) >= 3])
+
+
+def _diversity_above(pairs: Sequence[tuple[Mapping[int, Tensor], Mapping[int, Tensor], Sequence[int]]]) -> Interval:
+    """The difference of two methods' diversities, its spread from leaving a seed out of both."""
+
+    def difference(own: Mapping[int, Tensor], theirs: Mapping[int, Tensor], seeds: Sequence[int]) -> float:
+        return _apart([own[s] for s in seeds]) - _apart([theirs[s] for s in seeds])
+
+    whole = torch.tensor([difference(*pair) for pair in pairs], dtype=torch.float64)
+    return around(whole, [jackknife(seeds, partial(difference, own, theirs)) for own, theirs, seeds in pairs])
+
+
+def _is_clip(named: Named) -> bool:
+    from ..build import reward_class
+    from ..rewards import CLIPScore
+
+    return not _is_elsewhere(named) and issubclass(reward_class(named.kind), CLIPScore)
+
+
+def _is_elsewhere(named: Named) -> bool:
+    return ":" in named.kind or named.kind == "given"
+
+
+def _embedder(named: Named) -> Any:
+    from ..build import default_device, reward, reward_class
+
+    if named.kind == "given":
+        raise ValueError("the run was given it as an object, which its folder does not hold")
+    kind = reward(named, default_device()) if _is_elsewhere(named) else reward_class(named.kind)
+    if not hasattr(kind, "image_embeddings"):
+        raise ValueError("it has no image_embeddings; name a CLIPScore")
+    return kind if _is_elsewhere(named) else reward(named, default_device())

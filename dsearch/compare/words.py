@@ -1,0 +1,235 @@
+"""Tables and notes of a comparison: Markdown to read, CSV with all numbers in full."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from math import floor, isnan, log10, nan
+from typing import Any
+
+from ..anchors import Anchor
+from ..core.plan import Bill
+from ..metrics import Interval
+from .cells import Cell, Found, Key, Place, described, listed
+from .embedded import Embedded
+from .rows import Estimate, Row
+
+APART = 0.05
+"""Bills of one budget that differ by a larger share are named."""
+
+INTERVALS = (
+    "Intervals are 95%, over seeds, on these prompts: the mean over the prompts of their seeds' means, with "
+    "Satterthwaite's degrees of freedom. The searches of a method are independent, since noise is keyed by seed and "
+    "prompt."
+)
+
+
+def written(rows: Sequence[Row], anchors: Mapping[str, Sequence[tuple[str, Anchor, str]]], notes: Sequence[str]) -> str:
+    """Two tables a model and guide, what methods brought and what they cost; then figures from elsewhere, and notes."""
+    parts = []
+    for model, guide in dict.fromkeys((row.model, row.guide) for row in rows):
+        own = [row for row in rows if (row.model, row.guide) == (model, guide)]
+        parts += [f"## {safe(model)}, guided by {safe(guide)}", _gains(own), _costs(own)]
+    for model, found in anchors.items():
+        parts += [f"## From elsewhere, on {safe(model)}", _elsewhere(found)]
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
+
+
+def flat(rows: Sequence[Row]) -> str:
+    """A line a row, all numbers in full; blank where there is none."""
+    lines = [_numbered(row) for row in rows]
+    into = io.StringIO()
+    writer = csv.DictWriter(into, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return into.getvalue()
+
+
+def notes_of(found: Found, cells: Mapping[Key, Cell], rows: Sequence[Row], base: str, embedded: Embedded) -> list[str]:
+    """What the tables must not be read without."""
+    notes = [
+        f"Δ is the difference from {safe(base)} at the same budget, paired by seed and prompt. {INTERVALS} n.s.: the "
+        "interval of a difference reaches 0.",
+        "What counts is the best image of a prompt; for plain, where nothing chooses, the mean over its images.",
+    ]
+    if any(_only_here(one) for row in rows for one in (row.reward, *row.observed.values())):
+        notes.append(
+            "†: clear on these prompts, but with the prompts as the samples the interval reaches 0, so it may not hold "
+            "for others."
+        )
+    notes.append(_diversity(rows, embedded))
+    notes += _unequal(rows) + _unfinished(found, cells) + _unpaired(rows, base)
+    pools = dict.fromkeys(key.method for key, own in cells.items() if own.pooled)
+    if pools:
+        notes.append(
+            f"{safe(', '.join(pools))}: all prompts share one pool and may vanish from it. Means are over the prompts "
+            "kept, differences over those that both kept, and a seed's mean is one sample."
+        )
+    if found.twice:
+        notes.append(f"{found.twice} searches lie in several of the runs; those of the first count.")
+    return notes
+
+
+def observed(name: str, row: Row) -> Estimate | None:
+    """What a watching reward says of a row."""
+    return row.observed.get(name)
+
+
+def words(unit: str) -> str:
+    """A unit as people write it."""
+    return unit.replace("_", " ")
+
+
+def count(number: float) -> str:
+    """A number of things or seconds, to three digits or the last whole one."""
+    return f"{number:,.0f}" if number >= 100 or float(number).is_integer() else f"{number:.3g}"
+
+
+def safe(text: str) -> str:
+    """A name as a Markdown table may hold it."""
+    for mark in ("\\", "|", "`", "*", "_", "["):
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.replace("<", "&lt;").split())
+
+
+def _diversity(rows: Sequence[Row], embedded: Embedded) -> str:
+    if embedded.why:
+        return f"No diversity: {safe(embedded.why)}."
+    if not any(row.diversity for row in rows):
+        return "No diversity: there are no pictures, or no prompt has two."
+    return (
+        "Diversity is the mean pairwise 1 - cosine of a prompt's images across seeds, one image a seed, as "
+        f"{safe(str(embedded.name))} embeds them; its intervals come from leaving out a seed of a prompt at a time."
+    )
+
+
+def _unequal(rows: Sequence[Row]) -> list[str]:
+    """Bills of one budget that differ by more than 5% in its unit, and methods whose sizes were given."""
+    said: dict[str, list[str]] = {}
+    for (model, guide, budget), group in groupby(rows, key=lambda row: (row.model, row.guide, row.budget)):
+        own = list(group)
+        for unit in [name for name, _ in budget] or ["model_calls"]:
+            most = max(row.spent(unit) for row in own)
+            less = [f"{safe(r.method)} {count(r.spent(unit))}" for r in own if r.spent(unit) < (1 - APART) * most]
+            if less:
+                text = f"{described(budget)}: the most is {count(most)} {words(unit)} a prompt, {', '.join(less)}"
+                said.setdefault(text, []).append(f"{model}, guided by {guide}")
+    notes = [f"Unequal bills, {text} ({safe('; '.join(places))})." for text, places in said.items()]
+    if any(not row.budget for row in rows):
+        notes.insert(0, "Methods as given are not sized to one bill: their rewards compare as far as their bills do.")
+    return notes
+
+
+def _unfinished(found: Found, cells: Mapping[Key, Cell]) -> list[str]:
+    notes = []
+    for key, own in {**cells, **found.left_out}.items():
+        if missing := found.planned[key] - own.covered:
+            then = "what is there is compared" if key in cells else "too little to compare, and left out"
+            notes.append(f"Unfinished: {safe(str(key))} lacks {_missing(missing, found.planned[key])}; {then}.")
+    return notes
+
+
+def _missing(missing: set[Place], planned: set[Place]) -> str:
+    seeds = {seed for seed, _ in missing}
+    whole = {seed for seed in seeds if {place for place in planned if place[0] == seed} <= missing}
+    parts = [f"all of seeds {listed(whole)}"] if whole else []
+    parts += [f"some prompts of seeds {listed(seeds - whole)}"] if seeds - whole else []
+    return " and ".join(parts)
+
+
+def _unpaired(rows: Sequence[Row], base: str) -> list[str]:
+    alone = [str(Key(r.model, r.guide, r.budget, r.method)) for r in rows if not r.reward.above and r.method != base]
+    return [f"No two seeds of a prompt pair with {safe(base)}: {safe('; '.join(alone))}."] if alone else []
+
+
+def _gains(rows: Sequence[Row]) -> str:
+    """What the methods of one guide brought."""
+    measures: list[tuple[str, Callable[[Row], Estimate | None]]] = [(rows[0].guide, lambda row: row.reward)]
+    for name in dict.fromkeys(name for row in rows for name in row.observed):
+        measures.append((name, partial(observed, name)))
+    if any(row.diversity for row in rows):
+        measures.append(("diversity", lambda row: row.diversity))
+    columns = _names(rows)
+    for name, of in measures:
+        said = [of(row) for row in rows]
+        places = _places([one for estimate in said if estimate for one in estimate[:2] if one])
+        columns.append([safe(name), *(_shown(one.own, places) if one else "" for one in said)])
+        columns.append([f"Δ {safe(name)}", *(_above(one, places) if one else "" for one in said)])
+    columns.append(["KL, nats", *("" if row.kl is None else f"{row.kl:.2f}" for row in rows)])
+    return _markdown(columns)
+
+
+def _costs(rows: Sequence[Row]) -> str:
+    """What it cost them a prompt."""
+    columns = _names(rows)
+    columns += [[words(unit), *(count(row.bill[unit]) for row in rows)] for unit in Bill._fields]
+    columns.append(["seconds", *(count(row.seconds) for row in rows)])
+    columns.append(["peak, MiB", *("" if not row.peak_bytes else f"{row.peak_bytes / 2**20:,.0f}" for row in rows)])
+    columns.append(["seeds", *(str(row.seeds) for row in rows)])
+    columns.append(["prompts kept", *(f"{count(row.kept)} of {row.asked}" for row in rows)])
+    return _markdown(columns)
+
+
+def _names(rows: Sequence[Row]) -> list[list[str]]:
+    return [["budget", *(described(row.budget) for row in rows)], ["method", *(safe(row.method) for row in rows)]]
+
+
+def _elsewhere(found: Sequence[tuple[str, Anchor, str]]) -> str:
+    lines = [["guide", "source", "measure", "figures", "setting", "what differs"]]
+    for guide, anchor, differs in found:
+        figures = " · ".join(f"{name} {value:g}" for name, value in anchor.values.items())
+        measure, setting = f"{anchor.measure} ({anchor.statistic})", f"{anchor.model}; {anchor.setting}"
+        lines.append([safe(guide), anchor.source, measure, figures, setting, differs])
+    return _markdown([list(column) for column in zip(*lines, strict=True)])
+
+
+def _markdown(columns: Sequence[Sequence[str]]) -> str:
+    head, *lines = ("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
+    return "\n".join([head, "|" + " --- |" * len(columns), *lines])
+
+
+def _numbered(row: Row) -> dict[str, Any]:
+    named = {"model": row.model, "guide": row.guide, "method": row.method, "budget": described(row.budget)}
+    line: dict[str, Any] = named | {f"limit_{unit}": limit for unit, limit in row.budget}
+    line |= {"seeds": row.seeds, "prompts_asked": row.asked, "prompts_kept": row.kept}
+    line |= _ends("reward", row.reward)
+    line |= {**row.bill, "seconds": row.seconds, "peak_bytes": row.peak_bytes, "kl": row.kl}
+    line |= _ends("diversity", row.diversity) if row.diversity else {}
+    for name, said in row.observed.items():
+        line |= _ends(f"observed.{name}", said)
+    return line
+
+
+def _ends(name: str, said: Estimate) -> dict[str, float | None]:
+    """A mean, its difference and the ends of their intervals, by the names of columns."""
+    line: dict[str, float] = {}
+    for suffix, one in (("", said.own), ("_difference", said.above), ("_difference_over_prompts", said.beyond)):
+        mean, low, high = one or Interval(nan, nan, nan)
+        line |= {f"{name}{suffix}": mean, f"{name}{suffix}_low": low, f"{name}{suffix}_high": high}
+    return {key: None if isnan(number) else number for key, number in line.items()}
+
+
+def _places(intervals: Sequence[Interval]) -> int:
+    """Decimals that show two digits of the narrower halves of the intervals."""
+    halves = sorted(half for one in intervals if (half := one.high - one.mean) > 0)
+    return max(0, min(6, 1 - floor(log10(halves[len(halves) // 4])))) if halves else 3
+
+
+def _shown(one: Interval, places: int, sign: str = "") -> str:
+    mean, low, high = (f"{round(number, places) + 0.0:{sign}.{places}f}" for number in one)  # + 0.0: no minus zero
+    return mean if isnan(one.low) else f"{mean} [{low}, {high}]"
+
+
+def _above(said: Estimate, places: int) -> str:
+    if said.above is None:
+        return ""
+    mark = " †" if _only_here(said) else "" if said.above.is_clear else " n.s."
+    return _shown(said.above, places, "+") + mark
+
+
+def _only_here(said: Estimate) -> bool:
+    """Clear on these prompts, and not with the prompts as the samples."""
+    return bool(said.above and said.above.is_clear and said.beyond and not said.beyond.is_clear)

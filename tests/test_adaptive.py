@@ -126,6 +126,11 @@ def test_noise_search_ends_its_rounds_when_every_prompt_is_there():
     assert limited.spent.model_calls == 2 * 2 * STEPS and limited.planned == free.planned
 
 
+def test_a_target_that_is_not_a_number_is_refused():
+    with pytest.raises(ValueError, match="target is nan; give a reward to reach"):
+        run(methods.svdd(smooth, width=2), target=math.nan)
+
+
 class Interrupted:
     """Raises a KeyboardInterrupt at one call of a reward or a network."""
 

@@ -5,6 +5,7 @@ The environment is made outside the checkout, and every command runs from a fold
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,16 +27,14 @@ pytestmark = pytest.mark.dist
 
 def beneath(folder):
     """The files of a folder of the checkout, without what Python and others leave there."""
-    found = (path for path in (ROOT / folder).rglob("*") if path.is_file())
-    return {str(path.relative_to(ROOT)) for path in found if not re.search(r"__pycache__|/\.|\.pyc$", str(path))}
+    found = (path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file())
+    return {name for name in found if not re.search(r"(^|/)(\.|__pycache__)|\.pyc$", name)}
 
 
-def ran(*command, at, **variables):
+def ran(*command, at):
     """What a command prints, run at a folder, without the checkout in its path."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(
-        list(map(str, command)), cwd=at, env={**kept, **variables}, capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run(list(map(str, command)), cwd=at, env=kept, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -56,7 +55,8 @@ def installed(built, tmp_path_factory):
     venv.create(home, with_pip=True)
     programs = home / "bin"
     pip(programs, built[0], "-c", ROOT / "constraints.txt")
-    return programs
+    yield programs
+    shutil.rmtree(home)  # over a gigabyte, of which pytest would keep three
 
 
 def pip(programs, *arguments):

@@ -81,6 +81,11 @@ def origin(module, name):
     return f"{module.__name__}.{name}"
 
 
+def shown(node):
+    """The node as source; Pythons differ in a blank."""
+    return ast.unparse(node).replace("lambda :", "lambda:")
+
+
 def ours(cls):
     """The class and those of the package that it inherits from, nearest first."""
     return [c for c in cls.__mro__ if c.__module__.split(".")[0] == "dsearch"]
@@ -101,8 +106,8 @@ def members(cls):
 def signature(node):
     """What a function takes, without `self`, and what it returns."""
     node.args.args = [one for one in node.args.args if one.arg not in ("self", "cls")]
-    told = f"({ast.unparse(node.args)})"
-    return told if node.returns is None else f"{told} -> {ast.unparse(node.returns)}"
+    told = f"({shown(node.args)})"
+    return told if node.returns is None else f"{told} -> {shown(node.returns)}"
 
 
 def kind_of(member):
@@ -119,8 +124,8 @@ def fields(cls):
     """`(name: type = default, ...)` of a class that is made of what it holds."""
     held = [node for owner in reversed(ours(cls)) for node in source(owner.__module__, owner.__qualname__).body]
     public = [node for node in held if isinstance(node, ast.AnnAssign) and not node.target.id.startswith("_")]
-    public = [node for node in public if not ast.unparse(node.annotation).startswith("ClassVar")]
-    return f"({', '.join(ast.unparse(node) for node in public)})"
+    public = [node for node in public if not shown(node.annotation).startswith("ClassVar")]
+    return f"({', '.join(shown(node) for node in public)})"
 
 
 def made_from(cls):
@@ -161,9 +166,9 @@ def described(module, name):
         return [f"{path} function {signature(source(thing.__module__, thing.__qualname__))}"]
     node, _ = assignment(module.__name__, name)
     if isinstance(node, ast.AnnAssign):
-        return [f"{path} value: {ast.unparse(node.annotation)}"]
+        return [f"{path} value: {shown(node.annotation)}"]
     if isinstance(node.value, ast.Subscript | ast.BinOp | ast.Name | ast.Attribute):
-        return [f"{path} alias of {ast.unparse(node.value)}"]
+        return [f"{path} alias of {shown(node.value)}"]
     return [f"{path} value: {type(thing).__name__}"]
 
 

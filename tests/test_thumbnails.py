@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import PROMPTS, Counted, assert_same_result, every_method, run
 
 import dsearch
 from dsearch import Bill, methods
 from dsearch.adapters import GaussianMixture, toy
-from dsearch.core.thumbnails import Shelf
+from dsearch.core.thumbnails import Pictured, Shelf
+from dsearch.core.value import Lookahead
 
 STEPS = 6
 CHUNKS = {"at once": {"chunk": None}, "streaming": {"chunk": 1, "decode_chunk": 2, "reward_chunk": 1}}
@@ -111,6 +114,22 @@ def test_an_interrupted_search_keeps_the_thumbnails_of_its_steps():
     whole = run(method, denoiser=model(), thumbnails=8)
     assert not result.complete and len(result.thumbnails) == len(result.trace) == 3
     assert all(torch.equal(a, b) for a, b in zip(result.thumbnails, whole.thumbnails, strict=False))
+
+
+@given(st.permutations(range(7)), st.integers(1, 7))
+def test_candidates_may_come_in_any_order_and_any_parts(order, part):
+    shelf, small = Shelf(2), torch.arange(2 * 7 * 12, dtype=torch.uint8).view(2, 7, 3, 2, 2)
+    for at in range(0, 7, part):
+        child = torch.tensor(order[at : at + part]).expand(2, -1)
+        shelf.put(4, child, small[:, order[at : at + part]])
+    assert torch.equal(shelf.of(4, 7), small)
+    assert torch.equal(shelf.of(4, 9), torch.cat([small, torch.zeros_like(small[:, :2])], dim=1))
+    assert shelf.of(5, 7) is None
+
+
+def test_a_value_that_is_pictured_costs_what_it_costs():
+    rollouts = Lookahead(2, rollouts=3)
+    assert Pictured(rollouts, Shelf(8)).cost(1, STEPS) == rollouts.cost(1, STEPS)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from functools import cache
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsearch import runs
+from dsearch import folder, runs
 from dsearch.adapters import GaussianMixture
 from dsearch.compare import over_prompts, over_seeds
 from dsearch.experiment import Experiment, Model, Named, Unit
@@ -171,16 +172,36 @@ def test_every_candidate_is_on_the_page_once_with_its_own_value(run, text):
 def test_every_candidate_has_its_own_thumbnail_and_every_image_is_as_it_was(run, text):
     for unit, b, trace, records, _, lineage, images in searches(run, text):
         stored = {i: strip for (group, i), strip in run.thumbnails(unit).items() if group == b}
-        assert {int(i): (base64.b64decode(s), held) for i, (s, held) in lineage["strips"].items()} == {
-            i: (strip, None) for i, strip in stored.items()
-        }
-        for i, strip in stored.items():
+        assert {int(i): base64.b64decode(sheet[0]) for i, sheet in lineage["strips"].items()} == stored
+        for i, (strip, held, columns) in lineage["strips"].items():
             width, height = lineage["tile"]
-            assert Image.open(BytesIO(strip)).size == (width * trace.alive[i] * trace.width[i], height)
+            rows = trace.alive[int(i)] * trace.width[int(i)]
+            assert (held, columns) == (None, rows)
+            assert Image.open(BytesIO(base64.b64decode(strip))).size == (width * rows, height)
         for record, url in zip(records, images, strict=True):
             kind, _, encoded = url.partition(",")
             assert kind == "data:image/png;base64"
             assert base64.b64decode(encoded) == (run.folder / record["image"]).read_bytes()
+
+
+@pytest.mark.parametrize("count", [7, 300, 511])
+@pytest.mark.parametrize("whose", ["all", "kept"])
+def test_thumbnails_in_several_rows_are_found_where_they_are(count, whose):
+    shades = torch.randint(0, 256, (count,), generator=torch.Generator().manual_seed(count), dtype=torch.uint8)
+    kept = list(range(0, count, 3))
+    into = BytesIO()
+    sheet = folder._strip(shades[:, None, None, None].expand(-1, 3, 48, 64))
+    Image.fromarray(sheet.numpy()).save(into, "webp", quality=90)
+    trace = SimpleNamespace(child=[torch.tensor([kept])])
+    rung = _ladder.Rung(None, _ladder.Coding(32, 90), whose)
+    drawn = _ladder._drawn(SimpleNamespace(rows=[count], trace=trace, group=0), {0: into.getvalue()}, rung, map)
+    coded, held, columns = drawn["strips"]["0"]
+    assert drawn["tile"] == (64, 48) and held == (kept if whose == "kept" else None)
+    picture = np.asarray(Image.open(BytesIO(base64.b64decode(coded))).convert("L"), dtype=float)
+    w, h = picture.shape[1] // columns, picture.shape[0] // -(-len(held or range(count)) // columns)
+    for at, j in enumerate(held or range(count)):  # w x h is 64 x 48 where that is no more bytes, else 32 x 24
+        x, y = at % columns * w, at // columns * h
+        assert abs(picture[y + h // 4 : y + h // 2, x + w // 4 : x + w // 2].mean() - float(shades[j])) < 6
 
 
 def test_a_pools_candidates_carry_the_prompt_of_their_beam_of_x_t(run, text):
@@ -350,7 +371,7 @@ def test_thumbnails_that_are_coded_anew_show_the_same_candidates(heavy, whose):
     for _, part in _ladder._parts(heavy, found[:2], rung, map):
         lineage = json.loads(part.lineage)
         assert set(lineage["strips"]) == (set() if whose == "none" else {str(i) for i in range(8)})
-        for i, (strip, held) in lineage["strips"].items():
+        for i, (strip, held, _) in lineage["strips"].items():
             rows = lineage["alive"][int(i)] * lineage["width"][int(i)]
             kept = sorted(set(lineage["child"][int(i)] or range(rows)))
             assert held == (kept if whose == "kept" else None)

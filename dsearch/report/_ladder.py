@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from ..files import dumps
-from ..folder import Run
+from ..folder import WIDEST, Run
 from ._data import Search, lineage
 
 __all__ = ["LADDER", "Rung", "fitted"]
@@ -22,6 +22,10 @@ SAMPLED = 8
 
 OURS = re.compile(r"images/[\w.-]+\.png")
 """What a record's image may be called: no run makes a page read other files."""
+
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
 class Coding(NamedTuple):
@@ -136,7 +140,7 @@ def _parts(
             own = {i: strip for (b, i), strip in strips.items() if b == search.group}
             some = dict(list(own.items())[:: -(-len(own) // most)]) if most and own else own
             drawn = _drawn(search, some, rung, each)
-            coded = sum(len(strip) for strip, _ in drawn["strips"].values())
+            coded = sum(len(sheet) for sheet, *_ in drawn["strips"].values())
             urls = list(each(lambda record: _image(run, record["image"], rung.images), search.records))
             more = round(coded * (len(own) / max(1, len(some)) - 1))
             yield n, Part(escaped(dumps(urls)), escaped(dumps({**lineage(search), **drawn})), more)
@@ -148,16 +152,20 @@ def escaped(text: str) -> str:
 
 
 def _drawn(search: Search, strips: dict[int, bytes], rung: Rung, each: Callable[..., Any]) -> dict[str, Any]:
-    """A thumbnail's size, and by step the strip of thumbnails and which candidates are on it (None for all)."""
+    """A thumbnail's size, and by step their sheet, which candidates are on it (None for all), and how many a row."""
     if not strips:
         return {"tile": None, "strips": {}}
+    fewest = min(strips, key=lambda i: search.rows[i])
+    tile = _tile(_open(strips[fewest]).size, search.rows[fewest])
     held = {i: _kept(search, i) if rung.whose == "kept" else None for i in strips}
-    coded = each(lambda i: _strip(strips[i], search.rows[i], rung.thumbnails, held[i]), strips)
-    i, strip = next(iter(strips.items()))
-    width, height = _open(strip).size
+    coded = each(lambda i: _sheet(strips[i], tile, search.rows[i], rung.thumbnails, held[i]), strips)
+    sheets = zip(strips, coded, strict=True)
     return {
-        "tile": [width // search.rows[i], height],
-        "strips": {str(i): [_base64(strip), held[i]] for i, strip in zip(strips, coded, strict=True)},
+        "tile": tile,
+        "strips": {
+            str(i): [_base64(sheet), held[i], _columns(tile, len(held[i] or range(search.rows[i])))]
+            for i, sheet in sheets
+        },
     }
 
 
@@ -165,22 +173,45 @@ def _kept(search: Search, step: int) -> list[int]:
     return sorted(set(search.trace.child[step][search.group].tolist()))
 
 
-def _strip(stored: bytes, count: int, coding: Coding | None, held: Sequence[int] | None) -> bytes:
-    """A strip of `count` thumbnails with those `held` alone, coded; as it is where that is no larger."""
+def _columns(tile: Size, count: int) -> int:
+    """Thumbnails in a row, as `Run.thumbnails` lays them out."""
+    return min(count, WIDEST // tile[0])
+
+
+def _tile(sheet: Size, count: int) -> Size:
+    """The size of each of `count` thumbnails on a sheet: one row of them, or else rows as wide as can be."""
+    for width in (sheet[0] // count, *range(1, sheet[0] + 1)):
+        if width and sheet[0] == width * (columns := _columns((width, 0), count)):
+            rows = -(-count // columns)
+            if sheet[1] % rows == 0:
+                return width, sheet[1] // rows
+    raise ValueError(f"a sheet of {sheet[0]} x {sheet[1]} pixels holds no {count} thumbnails")
+
+
+def _sheet(stored: bytes, tile: Size, count: int, coding: Coding | None, held: Sequence[int] | None) -> bytes:
+    """A sheet of `count` thumbnails with those `held` alone, coded; as it is where that is no larger."""
     if coding is None and held is None:
         return stored
+    sheet = _open(stored).convert("RGB")
+    if held is not None:
+        sheet = _picked(sheet, tile, count, held)
+    coding = coding or Coding(None, 60)
+    across, down = sheet.width // tile[0], sheet.height // tile[1]
+    small = _size(tile, coding.pixels)
+    made = _webp(sheet.resize((across * small[0], down * small[1])), coding.quality)
+    return stored if held is None and len(stored) <= len(made) else made
+
+
+def _picked(sheet: Any, tile: Size, count: int, held: Sequence[int]) -> Any:
+    """A sheet of some of the thumbnails."""
     from PIL import Image
 
-    strip = _open(stored).convert("RGB")
-    width, height = strip.width // count, strip.height
-    if held is not None:
-        whole, strip = strip, Image.new("RGB", (width * len(held), height))
-        for at, j in enumerate(held):
-            strip.paste(whole.crop((j * width, 0, (j + 1) * width, height)), (at * width, 0))
-    coding = coding or Coding(None, 60)
-    small = _size((width, height), coding.pixels)
-    made = _webp(strip.resize((small[0] * (strip.width // width), small[1])), coding.quality)
-    return stored if held is None and len(stored) <= len(made) else made
+    (w, h), before, after = tile, _columns(tile, count), _columns(tile, len(held))
+    picked = Image.new("RGB", (after * w, -(-len(held) // after) * h))
+    for at, j in enumerate(held):
+        x, y = j % before * w, j // before * h
+        picked.paste(sheet.crop((x, y, x + w, y + h)), (at % after * w, at // after * h))
+    return picked
 
 
 def _image(run: Run, name: str | None, coding: Coding | None) -> str | None:
@@ -196,7 +227,7 @@ def _image(run: Run, name: str | None, coding: Coding | None) -> str | None:
     return f"data:image/png;base64,{_base64(stored)}"
 
 
-def _size(size: tuple[int, int], pixels: int | None) -> tuple[int, int]:
+def _size(size: Size, pixels: int | None) -> Size:
     scale = 1.0 if pixels is None else min(1.0, pixels / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

@@ -74,9 +74,15 @@ function arbour(host, controls, n, drawn) {
       const held = drawn.strips[step];
       const url = held ? URL.createObjectURL(new Blob([bits(held[0])], { type: "image/webp" })) : null;
       if (url) urls.push(url);
+      const total = drawn.alive[step] * drawn.width[step];
       strips.set(
         step,
-        held ? { url, held: held[1], count: held[1] ? held[1].length : drawn.alive[step] * drawn.width[step] } : null,
+        held && {
+          url,
+          held: held[1],
+          columns: held[2],
+          rows: Math.ceil((held[1] || { length: total }).length / held[2]),
+        },
       );
     }
     return strips.get(step);
@@ -88,8 +94,9 @@ function arbour(host, controls, n, drawn) {
     const at = found ? (found.held ? found.held.indexOf(node.j) : node.j) : -1;
     if (at < 0) return false;
     element.style.backgroundImage = `url("${found.url}")`;
-    element.style.backgroundSize = `${found.count * 100}% 100%`;
-    element.style.backgroundPosition = `${found.count > 1 ? (100 * at) / (found.count - 1) : 0}% 0`;
+    const part = (n, of) => (of > 1 ? `${(100 * n) / (of - 1)}%` : "0");
+    element.style.backgroundSize = `${found.columns * 100}% ${found.rows * 100}%`;
+    element.style.backgroundPosition = `${part(at % found.columns, found.columns)} ${part(Math.floor(at / found.columns), found.rows)}`;
     return true;
   }
 

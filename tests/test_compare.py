@@ -1,6 +1,7 @@
 """Comparisons: intervals against scipy and by hand, laws of what may not matter, and the files that are written."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import re
@@ -297,6 +298,13 @@ def test_runs_of_parts_compare_as_one(cuts, tmp_path):
     assert found.rows == whole.rows
     overlap = "several of the runs" in found.table()
     assert overlap == ("[1, 2, 3]" in parts[1])
+
+
+def test_shards_in_folders_of_their_own_compare_as_one(tmp_path):
+    whole = made(tmp_path / "whole")
+    shards = [made(tmp_path / f"{i}", skip=range(i, len(whole.units), 2)) for i in range(2)]
+    files = [tmp_path / "out2" / name for name in ("table.md", "table.csv")]
+    assert told(shards, tmp_path / "out2") == dataclasses.replace(told(whole, tmp_path / "out"), files=files)
 
 
 def test_of_plain_the_mean_counts_and_of_others_the_best(tmp_path):

@@ -138,7 +138,18 @@ def test_each_adapter_and_method_and_core_module_says_what_is_public():
             assert "__all__" in names, f"{module} has no __all__"
 
 
-HEAVY = ["diffusers", "transformers", "accelerate", "PIL", "open_clip", "torchvision", "matplotlib", "tqdm", "scipy", "yaml"]
+HEAVY = [
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "PIL",
+    "open_clip",
+    "torchvision",
+    "matplotlib",
+    "tqdm",
+    "scipy",
+    "yaml",
+]
 
 
 def test_import_loads_no_model_or_image_library():

@@ -62,7 +62,7 @@ def run(
     if first:
         out.mkdir(parents=True, exist_ok=True)
     maker = f"{i}-{n}"
-    with _alone(out / f".shard-{maker}" if first else None):
+    with _locked(out / f".shard-{maker}" if first else None, f"another process is running shard {i}/{n} of {out}"):
         whole = Run(out, experiment, _about(experiment))
         if first:
             _refuse_others(whole, say)
@@ -172,14 +172,15 @@ def _prices(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) -> 
     """What budgets in seconds are turned into plans by: measured once and written down, so that plans stay the same."""
     if "seconds" not in shop.experiment.budgets[unit.budget]:
         return None
-    key, known = f"{unit.model}/{unit.guide}", _read_prices(out)
-    if key not in known:
-        if ranks.size > 1 and shop.experiment.prices is None:
-            raise ExperimentError("budgets in seconds on several processes need the experiment's `prices`")
-        prices = shop.prices(unit.model, unit.guide)
-        known = {**_read_prices(out), key: list(prices)}
-        if ranks.rank == 0:
-            write(out / "prices.json", dumps(known).encode())
+    key = f"{unit.model}/{unit.guide}"
+    with _locked(out / ".prices" if ranks.rank == 0 else None):  # shards of one folder take the same prices
+        known = _read_prices(out)
+        if key not in known:
+            if ranks.size > 1 and shop.experiment.prices is None:
+                raise ExperimentError("budgets in seconds on several processes need the experiment's `prices`")
+            known[key] = list(shop.prices(unit.model, unit.guide))
+            if ranks.rank == 0:
+                write(out / "prices.json", dumps(known).encode())
     return Prices(*known[key])
 
 
@@ -218,8 +219,8 @@ def _about(experiment: Experiment) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(file: Path | None) -> Iterator[None]:
-    """No other process runs this shard meanwhile: the lock falls with the process that holds it."""
+def _locked(file: Path | None, taken: str = "") -> Iterator[None]:
+    """One process at a time; others wait, or are told that it is `taken`. The lock falls with who holds it."""
     if file is None:
         yield
         return
@@ -230,9 +231,9 @@ def _alone(file: Path | None) -> Iterator[None]:
         return
     with file.open("w") as held:  # the file stays: to remove it would race with whoever waits for it
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
         except BlockingIOError:
-            raise ExperimentError(f"another process is running this shard of {file.parent}") from None
+            raise ExperimentError(taken) from None
         yield
 
 

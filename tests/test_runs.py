@@ -258,7 +258,10 @@ def test_another_version_or_number_of_threads_is_said(whole, tmp_path):
 
 
 def test_one_shard_runs_once_at_a_time(whole):
-    with runs._alone(whole.folder / ".shard-1-1"), pytest.raises(ExperimentError, match="another process"):
+    with (
+        runs._locked(whole.folder / ".shard-1-1"),
+        pytest.raises(ExperimentError, match="another process is running shard 1/1"),
+    ):
         runs.run(toy(), whole.folder)
 
 

@@ -251,7 +251,8 @@ def versions() -> str:
 def command(script: str, argv: Sequence[str]) -> str:
     """The command line, without the folders of this machine."""
     hidden = {"--json": "OUT.json", "--docs": "PAGE.md"}
-    shown = (hidden.get(before, "DIR" if "/" in word else word) for before, word in zip(["", *argv], argv, strict=False))
+    pairs = zip(["", *argv], argv, strict=False)
+    shown = (hidden.get(before, "DIR" if "/" in word else word) for before, word in pairs)
     return " ".join([f"python benchmarks/{script}", *shown])
 
 

@@ -32,7 +32,8 @@ import torch
 from PIL import Image
 
 from dsearch import folder
-from dsearch.core.loop import Lineage, Step
+from dsearch.core.result import Lineage
+from dsearch.core.steps import Step
 from dsearch.experiment import parse
 from dsearch.files import dumps, write
 from dsearch.folder import Run

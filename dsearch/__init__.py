@@ -7,10 +7,12 @@ reward each will end with, keeps the best, and spends its budget where it pays.
 from .core.budget import Budget, Prices, measure
 from .core.contract import Beams, Choice, Denoiser, Method, Potential, Prediction, Reward, Rng, Scores, Selector, Value
 from .core.engine import ModelError, RewardError, SearchError
-from .core.loop import Lineage, Result, Step, search
+from .core.loop import search
 from .core.panel import Look, Panel
 from .core.plan import Bill, Plan
+from .core.result import Lineage, Result
 from .core.rng import KeyedRng
+from .core.steps import Step
 from .core.tuning import Pilot, pilot
 
 # isort: split

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from . import methods
 from .core.contract import Beams, Denoiser, Method, Reward
-from .core.loop import Step, search
+from .core.loop import search
 from .core.plan import Bill, largest, positive
+from .core.steps import Step
 from .files import dumps
 from .metrics import Interval, interval
 from .pictures import Panel, Series, curves, grid

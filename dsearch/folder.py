@@ -24,7 +24,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .core.loop import Result
+from .core.result import Result
 from .experiment import Experiment, ExperimentError, Unit, from_data
 from .files import dumps, write
 

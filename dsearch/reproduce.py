@@ -19,8 +19,9 @@ from torch import Tensor
 from . import methods
 from .core.budget import Budget
 from .core.contract import Denoiser, Method, Reward
-from .core.loop import Result, search
+from .core.loop import search
 from .core.plan import positive
+from .core.result import Result
 from .files import dumps
 from .metrics import interval, paired
 from .pictures import Panel, Series, curves, grid

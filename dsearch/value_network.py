@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from .core.contract import Beams, Denoiser, Reward, take
-from .core.loop import Step, search
+from .core.loop import search
 from .core.plan import one_of, positive
+from .core.steps import Step
 from .core.value import Sees
 from .methods.plain import plain
 

@@ -26,6 +26,7 @@ RANK = {
     "dsearch.core.steps": 3,
     "dsearch.core.panel": 3,
     "dsearch.core.thumbnails": 3,
+    "dsearch.core.result": 4,
     "dsearch.core.loop": 4,
     "dsearch.core.tuning": 5,
 }

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..compare import over_prompts, over_seeds
-from ..core.loop import Lineage
 from ..core.plan import Bill
+from ..core.result import Lineage
 from ..experiment import Unit
 from ..folder import Run, Trace
 

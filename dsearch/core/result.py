@@ -1,0 +1,117 @@
+"""What a search returns, and who in it descends from whom."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .contract import take
+from .panel import Look
+from .plan import Bill, Plan
+from .resample import ess
+from .steps import Step
+
+__all__ = ["Lineage", "Result"]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Who descends from whom.
+
+    Attributes:
+        child: for each step `[B, K_i]`, which of its N candidates each survivor was, in beam order.
+        width: children a beam, for each step.
+        order: `[B, K]`, which of the last beams each row of the result is (the result is sorted best first).
+    """
+
+    child: tuple[Tensor, ...]
+    width: tuple[int, ...]
+    order: Tensor
+
+    def path(self) -> Tensor:
+        """`[B, K, T]`: for each image of the result, which of the N candidates its forebear was, at each step."""
+        return torch.stack(self._walk()[0], dim=-1)
+
+    def ancestor(self) -> Tensor:
+        """`[B, K]`: for each image of the result, the beam of x_T it descends from."""
+        return self._walk()[1]
+
+    def ancestors(self) -> Tensor:
+        """`[B, T]`: how many beams of x_T have descendants after each step; it never rises."""
+        counts, root = [], None
+        for child, width in zip(self.child, self.width, strict=True):
+            parent = child // width
+            root = parent if root is None else take(root, parent)
+            sorted_root = root.sort(dim=-1).values
+            counts.append(1 + (sorted_root.diff(dim=-1) != 0).sum(dim=-1))
+        return torch.stack(counts, dim=-1)
+
+    def _walk(self) -> tuple[list[Tensor], Tensor]:
+        beam, path = self.order, []
+        for child, width in zip(reversed(self.child), reversed(self.width), strict=True):
+            path.append(take(child, beam))
+            beam = path[-1] // width
+        return path[::-1], beam
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found; the K survivors of each of the B groups, best first.
+
+    Attributes:
+        images: `[B, K, 3, H, W]` in [0, 1] (whatever the model's `decode` makes).
+        rewards: `[B, K]` their final rewards.
+        latents: `[B, K, ...]` the clean samples they were decoded from.
+        prompts: `prompts[b][k]` is the prompt of `images[b, k]`.
+        log_w: `[B, K]` log importance weights, zeros without a potential.
+        trace: one `Step` a denoising step.
+        lineage: who descends from whom.
+        kl: `[B, K]` KL in nats of the searched path to the pretrained one, as far as the choices made say
+            (`dsearch.core.selection`): 0 for plain sampling; None where it is not known.
+        bill: what was spent on a group, counted; where groups stop early at times of their own, their mean, rounded up.
+        spent: what was spent on all groups together.
+        planned: what `method.bill` promised; the counted one is equal, or less where a search stops early.
+        plan: the plan that was run.
+        complete: False where an interrupt cut it short.
+        looks: what the panel of `observe=` said, the last one of `images`; empty without one.
+        watched: what the panel cost, all groups together; it is in none of the other bills.
+        chunks: the chunk sizes in use at the end, to start the next search with: `search(..., **result.chunks)`.
+        thumbnails: one a step, `[B, N, 3, h, w]` uint8 of all candidates as they were when chosen among; None where
+            nothing was scored. Empty without `thumbnails=`.
+    """
+
+    images: Tensor
+    rewards: Tensor
+    latents: Tensor
+    prompts: list[list[str]]
+    log_w: Tensor
+    trace: list[Step]
+    lineage: Lineage
+    kl: Tensor | None
+    bill: Bill
+    spent: Bill
+    planned: Bill
+    plan: Plan
+    complete: bool
+    looks: list[Look]
+    watched: Bill
+    chunks: dict[str, int | None]
+    thumbnails: list[Tensor | None] = field(default_factory=list)
+
+    @property
+    def observed(self) -> dict[str, Tensor]:
+        """By name, `[B, K]` what the panel says of `images`; empty without one."""
+        return self.looks[-1].scores if self.looks else {}
+
+    @property
+    def ess(self) -> Tensor:
+        """`[B]` effective number of samples by `log_w`, (sum w)^2 / sum w^2: K without a potential."""
+        return ess(self.log_w)
+
+    @property
+    def log_z(self) -> Tensor:
+        """`[B]` estimate of log E[exp(lam r(x_0))], where a potential has weighed the samples: log mean exp(log_w)."""
+        return torch.logsumexp(self.log_w, dim=-1) - math.log(self.log_w.shape[-1])

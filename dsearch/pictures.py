@@ -44,7 +44,8 @@ def grid(cells: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequen
     pixels = max(cells[0][0].shape[-2:])
     inch = min(max(1.15, pixels / DPI), 2.0)  # small pictures are enlarged, large ones keep about 256 pixels
     smooth = "antialiased" if pixels > inch * DPI else "nearest"
-    size = (inch * len(columns) + 1.1, inch * len(rows) + 0.5)
+    longest = max(len(line) for row in rows for line in _literal(row).split("\n"))
+    size = (inch * len(columns) + max(1.1, 0.4 + 0.08 * longest), inch * len(rows) + 0.5)
     figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False)
     for r, row in enumerate(rows):
         for c, column in enumerate(columns):

@@ -159,7 +159,7 @@ def _same(experiment: Experiment, other: Mapping[str, Any], folder: Path) -> Non
         if other.get(name) != value:
             raise ExperimentError(
                 f"{folder} holds a run of another experiment ({name} differs: {_short(other.get(name))} there, "
-                f"{_short(value)} here); choose another folder"
+                f"{_short(value)} here); choose another folder, or --overwrite where you generate"
             )
 
 

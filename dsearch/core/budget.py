@@ -72,6 +72,10 @@ class Budget:
             if self.prices is None:
                 raise ValueError("seconds need prices=; take them from dsearch.measure(denoiser, reward)")
 
+    def __str__(self) -> str:
+        limits = {unit: getattr(self, unit) for unit in (*Bill._fields, "seconds")}
+        return ", ".join(f"{unit}={limit}" for unit, limit in limits.items() if limit is not None)
+
     def allows(self, bill: Bill) -> bool:
         """Whether a bill stays within every limit."""
         limits = [getattr(self, unit) for unit in Bill._fields]
@@ -94,7 +98,9 @@ class Budget:
 
         if not fits(1):
             smallest = sized(1)
-            raise ValueError(f"the smallest {smallest.name} costs {smallest.bill(num_steps)}, above {self}; raise it")
+            raise ValueError(
+                f"the smallest {smallest.name} costs {smallest.bill(num_steps)}, above the budget {self}; raise it"
+            )
         size, step = 1, 1
         while fits(size + step):
             size, step = size + step, 2 * step

@@ -321,7 +321,7 @@ class Engine:
                 if size == 1:
                     texts = prompt if isinstance(prompt, list) else self._named(prompt)
                     raise ModelError(
-                        f"out of memory with {kind}=1: {str(error).splitlines()[0]}; use half precision, smaller "
+                        f"out of memory with {kind}=1: {str(error).splitlines()[0].rstrip('.')}; use half precision, smaller "
                         "images, fewer beams, or offloading (pipe.enable_model_cpu_offload())",
                         step,
                         texts[at : at + n],

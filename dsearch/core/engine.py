@@ -320,9 +320,10 @@ class Engine:
                     raise
                 if size == 1:
                     texts = prompt if isinstance(prompt, list) else self._named(prompt)
+                    said = str(error).splitlines()[0].rstrip(".")
                     raise ModelError(
-                        f"out of memory with {kind}=1: {str(error).splitlines()[0].rstrip('.')}; use half precision, smaller "
-                        "images, fewer beams, or offloading (pipe.enable_model_cpu_offload())",
+                        f"out of memory with {kind}=1: {said}; use half precision, smaller images, "
+                        "fewer beams, or offloading (pipe.enable_model_cpu_offload())",
                         step,
                         texts[at : at + n],
                     ) from error

@@ -66,7 +66,7 @@ def section(report: dict[str, Any]) -> str:
         f"{report['date']}, {report['machine']} a process; {report['versions']}.",
         f"The model in the box, 10 steps, SVDD; medians of {report['repeats']} rounds. Made by `{report['command']}`.",
         "",
-        "| search | processes | s | times as fast | sent by a process |",
+        "| search | processes | s | times as fast | sent while searching |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for name in CASES:

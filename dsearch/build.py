@@ -19,7 +19,7 @@ from ._torchvision import mend
 from .core import value
 from .core.budget import Budget, Prices, measure
 from .core.contract import Denoiser, Method, Reward
-from .experiment import Experiment, ExperimentError, Model, Named, Unit
+from .experiment import Experiment, ExperimentError, Model, Named, Unit, from_data
 
 __all__ = ["Workshop", "default_device", "denoiser", "method", "reward"]
 
@@ -155,6 +155,7 @@ class Workshop:
             ExperimentError: for the first thing that is wrong.
         """
         experiment = self.experiment
+        from_data(experiment.as_dict())  # what Python says is held to what YAML may say
         for name, named in experiment.rewards.items():
             self._at(("rewards", name), partial(self._known, name, named))
         for name, named in experiment.methods.items():

@@ -306,7 +306,7 @@ class _Reader:
             units = ("model_call", "decode", "reward_call")
             prices = self.mapping(("prices",), data["prices"], units, units)
             for unit, price in prices.items():
-                self.number(("prices", unit), price)
+                self.number(("prices", unit), price, zero=True)
         parts: dict[str, Any] = {**named, **data}
         return Experiment(**parts, where=self.where)
 
@@ -384,9 +384,10 @@ class _Reader:
             self.refuse(path, f"{_short(given)} is not a whole number of at least {at_least}")
         return given
 
-    def number(self, path: Path_, given: Any) -> None:
-        if isinstance(given, bool) or not isinstance(given, int | float) or not given > 0:
-            self.refuse(path, f"{_short(given)} is not a number above 0")
+    def number(self, path: Path_, given: Any, zero: bool = False) -> None:
+        known = isinstance(given, int | float) and not isinstance(given, bool)
+        if not known or not (given > 0 or (zero and given == 0)):
+            self.refuse(path, f"{_short(given)} is not a number {'of at least' if zero else 'above'} 0")
 
     def refuse(self, path: Path_, message: str) -> NoReturn:
         place = ".".join(str(part) for part in path)

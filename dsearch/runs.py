@@ -96,13 +96,15 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     runs, out = [Run.open(folder) for folder in folders], Path(out)
     if not runs:
         raise ExperimentError("nothing to merge; name the folders of the shards")
-    one = runs[0]
-    for other in runs[1:]:
+    one, prices = runs[0], dict[str, Any]()
+    for other in runs:
         _same(one.experiment, other.experiment.as_dict(), other.folder)
-        if _read_prices(other.folder) != _read_prices(one.folder):
-            raise ExperimentError(
-                f"{other.folder} was sized by other prices than {one.folder}; give the experiment its `prices`"
-            )
+        for key, seconds in _read_prices(other.folder).items():
+            if prices.setdefault(key, seconds) != seconds:
+                raise ExperimentError(
+                    f"{other.folder} was sized by other prices of {key} than the shards before it; "
+                    "give the experiment its `prices`"
+                )
     missing = [unit for unit in one.units if not any(run.has(unit) for run in runs)]
     if missing:
         raise ExperimentError(f"no shard has {len(missing)} of {len(one.units)} searches, {missing[0].name} the first")
@@ -110,7 +112,7 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     if (out / "run.json").exists():
         _same(one.experiment, Run.open(out).experiment.as_dict(), out)
     merged.begin()
-    if prices := _read_prices(one.folder):
+    if prices:
         write(out / "prices.json", dumps(prices).encode())
     for unit in one.units:
         if merged.has(unit):

@@ -1,6 +1,7 @@
 """Experiments as plain data: what YAML says, what it may not say, and on which line it said it."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -136,6 +137,23 @@ def test_what_cannot_be_made_is_refused_before_anything_is_loaded_with_its_line(
         Workshop(parse(LEAST.replace(old, new), "e.yaml")).check()
     assert told in str(caught.value)
     assert str(caught.value).startswith(f"e.yaml:{line}: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"batch": 0}, "experiment: batch: 0 is not a whole number of at least 1"),
+        ({"seeds": (-1,)}, "seeds.0: -1"),
+        ({"budgets": ({"rows": 3},)}, "budgets.0.rows: unknown"),
+        ({"chunks": {"chunk": 1.5}}, "chunks.chunk: 1.5"),
+        ({"prices": {"model_call": -1, "decode": 0, "reward_call": 0}}, "-1 is not a number of at least 0"),
+        ({"rewards": {"x": Named("given", {"object": len})}}, "is no plain data"),
+    ],
+)
+def test_what_python_says_is_held_to_what_yaml_may_say(changes, told):
+    parts = {"prompts": ("cat",), "rewards": {"x": Named("compressibility")}, "methods": {"SVDD": Named("svdd")}}
+    with pytest.raises(ExperimentError, match=re.escape(told)):
+        Workshop(Experiment(**{**parts, **changes})).check()
 
 
 names = st.text("abcXYZ -/<é", min_size=1, max_size=6)

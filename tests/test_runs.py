@@ -59,11 +59,11 @@ def toy(**changes):
 
 
 def files(folder):
-    """What must be the same, byte for byte: everything but timings."""
+    """What must be the same, byte for byte: everything but timings and locks."""
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and not file.name.startswith((".shard", "timing"))
+        if file.is_file() and not file.name.startswith((".shard", ".prices", "timing"))
     }
 
 
@@ -337,6 +337,21 @@ def test_budgets_in_seconds_are_measured_once_and_kept(tmp_path):
     other = toy(budgets=({"seconds": 0.5},), prices=fixed, methods={"SVDD": Named("svdd")})
     run = runs.run(other, tmp_path / "fixed")
     assert {r["bill"]["model_calls"] for r in run.records()} == {1 + 9 * 5}  # the widest within 50 rows
+
+
+def test_shards_bring_the_prices_that_each_has_used_and_refuse_those_that_differ(tmp_path):
+    fixed = {"model_call": 0.01, "decode": 0.0, "reward_call": 0.0}
+    experiment = toy(
+        budgets=({"seconds": 0.3},), guides=("bright", "dark"), seeds=(0,), batch=None, prices=fixed, prompts=("a",)
+    )
+    for i in range(1, 5):
+        runs.run(experiment, tmp_path / f"{i}", shard=(i, 4))
+    parts = [tmp_path / f"{i}" for i in range(1, 5)]
+    whole = runs.run(experiment, tmp_path / "whole")
+    assert files(runs.merge(parts, tmp_path / "merged").folder) == files(whole.folder)
+    (parts[1] / "prices.json").write_text('{"toy/bright": [1, 1, 1]}')
+    with pytest.raises(ExperimentError, match="other prices of toy/bright"):
+        runs.merge(parts, tmp_path / "again")
 
 
 def test_clearing_removes_a_run_and_nothing_else(whole, tmp_path):

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from throughput import machine, versions
+from throughput import machine, rewrite, versions
 
 import dsearch
 from dsearch.core import resample, selection
@@ -131,11 +131,7 @@ def main(argv: Sequence[str]) -> None:
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.docs:
-        old = args.docs.read_text(encoding="utf-8")
-        if BEGIN not in old or END not in old:
-            raise SystemExit(f"{args.docs} has no markers {BEGIN} and {END}")
-        before, after = old.split(BEGIN)[0], old.split(END)[1]
-        args.docs.write_text(f"{before}{BEGIN}\n{section(report)}\n{END}{after}", encoding="utf-8")
+        rewrite(args.docs, section(report), BEGIN, END)
 
 
 if __name__ == "__main__":

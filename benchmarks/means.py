@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import published_way
 import torch
-from throughput import command, machine, svdd, versions
+from throughput import command, machine, rewrite, svdd, versions
 from torch import Tensor
 
 import dsearch
@@ -404,12 +404,7 @@ def main(argv: Sequence[str]) -> None:
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.docs:
-        begin, end = (mark.format(args.model) for mark in MARKS)
-        old = args.docs.read_text(encoding="utf-8")
-        if begin not in old or end not in old:
-            raise SystemExit(f"{args.docs} has no markers {begin} and {end}")
-        before, after = old.split(begin)[0], old.split(end)[1]
-        args.docs.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+        rewrite(args.docs, text, *(mark.format(args.model) for mark in MARKS))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from throughput import command, load, machine, smoothness, versions
+from throughput import command, load, machine, rewrite, smoothness, versions
 
 import dsearch
 from dsearch import distributed
@@ -102,9 +102,7 @@ def main(argv: Sequence[str]) -> None:
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.docs:
-        old = args.docs.read_text(encoding="utf-8")
-        before, after = old.split(MARKS[0])[0], old.split(MARKS[1])[1]
-        args.docs.write_text(f"{before}{MARKS[0]}\n{section(report)}\n{MARKS[1]}{after}", encoding="utf-8")
+        rewrite(args.docs, section(report), *MARKS)
 
 
 if __name__ == "__main__":

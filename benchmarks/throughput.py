@@ -304,13 +304,13 @@ def source_table(seconds: dict[str, float]) -> list[str]:
     ]
 
 
-def rewrite(page: Path, text: str) -> None:
+def rewrite(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Puts the section between the page's markers."""
     old = page.read_text(encoding="utf-8")
-    if BEGIN not in old or END not in old:
-        raise SystemExit(f"{page} has no markers {BEGIN} and {END}")
-    before, after = old.split(BEGIN)[0], old.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    if begin not in old or end not in old:
+        raise SystemExit(f"{page} has no markers {begin} and {end}")
+    before, after = old.split(begin)[0], old.split(end)[1]
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:

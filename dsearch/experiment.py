@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -150,7 +150,7 @@ class Experiment:
         for name in ("guides", "observe"):
             for i, reward in enumerate(getattr(self, name)):
                 if reward not in self.rewards:
-                    self.refuse((name, i), f"{name}: no reward is called {reward!r}{_near(reward, self.rewards)}")
+                    self.refuse((name, i), f"{name}: no reward is called {reward!r}{near(reward, self.rewards)}")
         if len(set(self.seeds)) != len(self.seeds):
             self.refuse(("seeds",), f"seeds: {list(self.seeds)} holds one twice; it would be run twice")
 
@@ -368,7 +368,7 @@ class _Reader:
             if not isinstance(key, str):
                 self.refuse((*path, key), f"the name {key!r} is not a string; put it in quotes")
             if known is not None and key not in known:
-                self.refuse((*path, key), f"unknown{_near(key, known)}")
+                self.refuse((*path, key), f"unknown{near(key, known)}")
         for key in needed:
             if key not in given:
                 self.refuse(path, f"{key} is missing")
@@ -394,9 +394,10 @@ class _Reader:
         raise ExperimentError(f"{self.where(path)}{place}{': ' if place else ''}{message}")
 
 
-def _near(word: Any, known: Any) -> str:
-    near = difflib.get_close_matches(str(word), list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+def near(word: Any, known: Iterable[str]) -> str:
+    """The end of an error: what may have been meant, or what there is."""
+    close = difflib.get_close_matches(str(word), list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def _short(value: Any) -> str:

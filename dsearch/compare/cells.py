@@ -6,7 +6,6 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import groupby
 from math import nan
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..experiment import ExperimentError, Model, Named, Unit
+from ..experiment import ExperimentError, Model, Named, Unit, near
 from ..folder import Run
 from .intervals import over_seeds
 
@@ -161,8 +160,7 @@ class Found:
         """
         if given is not None and given not in self.methods:
             raise ExperimentError(f"baseline: no method is called {given!r}{near(given, self.methods)}")
-        best = [name for name in self.methods if self.methods[name].kind == "best_of_n"]
-        base = given or (best or self.names)[0]
+        base = given or usual_baseline(self.methods)
         for key, places in self.planned.items():
             seeds = {seed for seed, _ in places}
             if len(seeds) < 2:
@@ -245,6 +243,11 @@ def _what(thing: Model | Named) -> tuple[Any, ...]:
     return thing.kind, dict(thing.args)
 
 
+def usual_baseline(methods: Mapping[str, Named]) -> str:
+    """The first best_of_n, or else the first."""
+    return next((name for name in methods if methods[name].kind == "best_of_n"), next(iter(methods)))
+
+
 def described(limits: Limits) -> str:
     """A budget in words."""
     return ", ".join(f"{limit:,} {unit.replace('_', ' ')}" for unit, limit in limits) or "as given"
@@ -255,12 +258,6 @@ def listed(numbers: Iterable[int]) -> str:
     ordered = enumerate(sorted(numbers))
     runs = [[n for _, n in group] for _, group in groupby(ordered, key=lambda pair: pair[1] - pair[0])]
     return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """The end of an error: what may have been meant, or what there is."""
-    close = get_close_matches(word, list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def _short(text: str) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..experiment import ExperimentError, Named
+from ..experiment import ExperimentError, Named, near
 from ..metrics import Interval, diversity
 from ..pictures import from_png
-from .cells import Cell, Found, near
+from .cells import Cell, Found
 from .intervals import around, jackknife
 from .rows import Estimate
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..compare import over_prompts, over_seeds
+from ..compare.cells import usual_baseline
 from ..core.plan import Bill
 from ..core.result import Lineage
 from ..experiment import Unit
@@ -89,7 +90,7 @@ def overview(run: Run, found: Sequence[Search]) -> dict[str, Any]:
     experiment = run.experiment
     cells = list(dict.fromkeys(search.cell for search in found))
     of = {cell: [search for search in found if search.cell == cell] for cell in cells}
-    timings, base = run.timings(), _baseline(run)
+    timings, base = run.timings(), usual_baseline(experiment.methods)
     return {
         "title": run.folder.resolve().name,
         "finished": len(run.finished),
@@ -117,12 +118,6 @@ def overview(run: Run, found: Sequence[Search]) -> dict[str, Any]:
         ],
         "searches": [_line(search, cells.index(search.cell)) for search in found],
     }
-
-
-def _baseline(run: Run) -> str:
-    """The method that others are compared with: the first best_of_n, or else the first."""
-    methods = run.experiment.methods
-    return next((name for name in methods if methods[name].kind == "best_of_n"), next(iter(methods)))
 
 
 def _described(budget: dict[str, float]) -> str:

@@ -25,10 +25,10 @@ from torch import Tensor
 import dsearch
 from dsearch import Budget, Method, methods
 from dsearch.box import DEMO_PROMPTS, SUBJECTS, clip_path, pipeline_path
+from dsearch.compare.metrics import Interval, diversity, interval, paired
 from dsearch.core import value
 from dsearch.demo import Judge
-from dsearch.metrics import Interval, diversity, interval, paired
-from dsearch.pictures import Panel, Series, curves, grid
+from dsearch.plots import Panel, Series, curves, grid
 
 STEPS, GUIDANCE = 20, 2.5
 LAM = 4  # of FK steering and tempered SMC, in standard deviations of plain rewards: the best of 1.5 and 4 tried

@@ -28,9 +28,9 @@ from torch import Tensor
 import dsearch
 from dsearch import Budget, methods
 from dsearch.box import DEMO_PROMPTS
+from dsearch.compare.metrics import interval, paired
 from dsearch.core import value
-from dsearch.metrics import interval, paired
-from dsearch.value_network import Trajectories, ValueNetwork
+from dsearch.values.network import Trajectories, ValueNetwork
 
 LEVELS = (3, 6, 9, 12, 15, 18)
 NAMES = {"mean": "posterior mean", "x": "learned from x_t", "x0": "learned from the posterior mean"}

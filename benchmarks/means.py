@@ -331,7 +331,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def interval_of(off: Tensor) -> dict[str, float]:
-    from dsearch.metrics import interval
+    from dsearch.compare.metrics import interval
 
     mean, low, high = interval(off.float())[:3]
     return {"off": mean, "low": low, "high": high}

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 import dsearch
 from dsearch.adapters.masked import Masked, Order
+from dsearch.compare.metrics import Interval, interval
 from dsearch.core.plan import largest
 from dsearch.demo import TITLES, at_one_bill
-from dsearch.metrics import Interval, interval
 
 BEGIN, END = "<!-- names: begin -->", "<!-- names: end -->"
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"

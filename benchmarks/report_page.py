@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dsearch import folder
 from dsearch.core.result import Lineage
 from dsearch.core.steps import Step
-from dsearch.experiment import parse
-from dsearch.files import dumps, write
-from dsearch.folder import Run
+from dsearch.experiments import folder
+from dsearch.experiments.experiment import parse
+from dsearch.experiments.files import dumps, write
+from dsearch.experiments.folder import Run
 from dsearch.report import LIMIT, report
 
 BEGIN, END = "<!-- report page: begin -->", "<!-- report page: end -->"

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from . import methods
+from .compare.metrics import Interval, interval
 from .core.contract import Beams, Denoiser, Method, Reward
 from .core.loop import search
 from .core.plan import Bill, largest, positive
 from .core.steps import Step
-from .files import dumps
-from .metrics import Interval, interval
-from .pictures import Panel, Series, curves, grid
+from .experiments.files import dumps
+from .plots import Panel, Series, curves, grid
 
 if TYPE_CHECKING:
     from .rewards.clip_score import CLIPScore

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from . import methods
+from .compare.metrics import interval, paired
 from .core.budget import Budget
 from .core.contract import Denoiser, Method, Reward
 from .core.loop import search
 from .core.plan import positive
 from .core.result import Result
-from .files import dumps
-from .metrics import interval, paired
-from .pictures import Panel, Series, curves, grid
+from .experiments.files import dumps
+from .plots import Panel, Series, curves, grid
 
 __all__ = ["ANIMALS", "PUBLISHED", "SMALL", "Experiment", "Flags", "Setting", "run", "table"]
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from dsearch import cli, demo, methods
-from dsearch.files import dumps
-from dsearch.folder import Run
-from dsearch.pictures import to_pil
+from dsearch.experiments.files import dumps
+from dsearch.experiments.folder import Run
+from dsearch.plots import to_pil
 from dsearch.rewards import Colourfulness
 
 QUICK = ["--steps", "3", "--reward", "compressibility", "--device", "cpu"]

@@ -16,17 +16,18 @@ from scipy import stats
 from strategies import Counted
 
 import dsearch
-from dsearch import experiment, methods, runs
+from dsearch import methods
 from dsearch.adapters import toy
-from dsearch.anchors import ANCHORS, differing, matching
 from dsearch.compare import compare, jackknife, over_prompts, over_seeds, rank_correlation
+from dsearch.compare.anchors import ANCHORS, differing, matching
 from dsearch.compare.drawing import draw, front
+from dsearch.compare.metrics import diversity, interval
 from dsearch.compare.ranks import descent
-from dsearch.experiment import ExperimentError, Model, Named
-from dsearch.files import dumps
-from dsearch.folder import Run, Trace
-from dsearch.metrics import diversity, interval
-from dsearch.pictures import _spread
+from dsearch.experiments import experiment, runs
+from dsearch.experiments.experiment import ExperimentError, Model, Named
+from dsearch.experiments.files import dumps
+from dsearch.experiments.folder import Run, Trace
+from dsearch.plots import _spread
 
 PLAN = """
 prompts: [a, b, c]

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsearch import methods
-from dsearch.build import Workshop, denoiser, method, reward, unasked
 from dsearch.core.value import Lookahead
-from dsearch.experiment import Experiment, ExperimentError, Model, Named, from_data, load, parse
+from dsearch.experiments.build import Workshop, denoiser, method, reward, unasked
+from dsearch.experiments.experiment import Experiment, ExperimentError, Model, Named, from_data, load, parse
 
 WHOLE = """\
 prompts: [cat, "yes", '1']

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dsearch.metrics import Interval, bootstrap, diversity, interval, paired
+from dsearch.compare.metrics import Interval, bootstrap, diversity, interval, paired
 
 SAMPLES = torch.tensor([1.0, 2.5, 2.0, 4.0, 3.0])
 

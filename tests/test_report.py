@@ -20,11 +20,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dsearch import folder, runs
 from dsearch.adapters import GaussianMixture
 from dsearch.compare import over_prompts, over_seeds
-from dsearch.experiment import Experiment, Model, Named, Unit
-from dsearch.folder import Run, Trace
+from dsearch.experiments import folder, runs
+from dsearch.experiments.experiment import Experiment, Model, Named, Unit
+from dsearch.experiments.folder import Run, Trace
 from dsearch.report import LIMIT, _data, _ladder, page, report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

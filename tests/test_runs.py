@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dsearch import SearchError, runs, search
+from dsearch import SearchError, search
 from dsearch.adapters import GaussianMixture
-from dsearch.build import Workshop
-from dsearch.experiment import Experiment, ExperimentError, Model, Named
-from dsearch.folder import Run, clear
+from dsearch.experiments import runs
+from dsearch.experiments.build import Workshop
+from dsearch.experiments.experiment import Experiment, ExperimentError, Model, Named
+from dsearch.experiments.folder import Run, clear
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -153,7 +154,7 @@ sys.path[:0] = [{tests!r}]
 import torch
 torch.set_num_threads(1)
 import test_runs
-from dsearch import runs
+from dsearch.experiments import runs
 print("ready", flush=True)
 runs.run(test_runs.toy(), sys.argv[1], say=lambda line: print(line, flush=True))
 print("whole", flush=True)

@@ -7,7 +7,7 @@ from strategies import Counted, CountedReward, assert_same_result, smooth
 import dsearch
 from dsearch.adapters import toy
 from dsearch.core import value
-from dsearch.value_network import Trajectories, ValueNetwork, collect, fit
+from dsearch.values.network import Trajectories, ValueNetwork, collect, fit
 
 TOY = toy.GaussianMixture([[-1.0, 0.5], [1.0, 0.0]], [0.5, 0.9], num_steps=5, shift={"b": 1.0})
 HILL = toy.Quadratic([0.5, -0.2], 0.8)

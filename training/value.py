@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from dsearch.box import DEMO_PROMPTS, pipeline_path
-from dsearch.value_network import Trajectories, ValueNetwork, collect, fit
+from dsearch.values.network import Trajectories, ValueNetwork, collect, fit
 
 STEPS, GUIDANCE = 20, 2.5
 

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import __version__, build, distributed, methods
+from .. import __version__, distributed, methods
 from ..core.budget import Budget
 from ..core.contract import Method, Reward
 from ..core.plan import Bill
-from ..experiment import Experiment, Model, Named
+from ..experiments import build
+from ..experiments.experiment import Experiment, Model, Named
 from .arguments import parser
 
 if TYPE_CHECKING:
-    from ..folder import Run
+    from ..experiments.folder import Run
     from ..rewards import CLIPScore
 
 
@@ -50,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    from .. import runs
-    from ..folder import Run, clear
+    from ..experiments import runs
+    from ..experiments.folder import Run, clear
 
     if args.reward is None:
         args.reward = "clip"
@@ -95,7 +96,7 @@ def _checked(experiment: Experiment, args: argparse.Namespace) -> None:
 
 def _shown(run: Run, args: argparse.Namespace) -> None:
     """The grid of a run of one, and what its rewards say of the best image of each prompt."""
-    from ..pictures import from_png, grid
+    from ..plots import from_png, grid
 
     records = run.records()
     groups = [list(group) for _, group in groupby(records, key=lambda r: Path(r["image"]).stem.split("-")[1])]
@@ -110,7 +111,7 @@ def _shown(run: Run, args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from .. import experiment, runs
+    from ..experiments import experiment, runs
 
     found = experiment.load(args.experiment)
     if args.keep_thumbnails:
@@ -140,14 +141,14 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _merge(args: argparse.Namespace) -> None:
-    from .. import runs
+    from ..experiments import runs
 
     run = runs.merge(args.runs, args.out)
     print(f"{args.out}: {len(run.units)} searches")
 
 
 def _report(args: argparse.Namespace) -> None:
-    from ..folder import Run
+    from ..experiments.folder import Run
     from ..report import report
 
     print(report(Run.open(args.run_folder), args.out))
@@ -155,7 +156,7 @@ def _report(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     from ..compare import compare
-    from ..folder import Run
+    from ..experiments.folder import Run
 
     found = [Run.open(folder) for folder in args.runs]
     build.hush()
@@ -184,7 +185,7 @@ def _plan(args: argparse.Namespace) -> None:
         counts = f"{bill.model_calls:8,} {bill.decodes:8,} {bill.reward_calls:8,}"
         print(f"{name:14} {own.start:6} {max(own.width):8} {counts}")
     if args.picture:
-        from ..pictures import plan_picture
+        from ..plots import plan_picture
 
         unknown = [name for name in args.beside if name not in others]
         if unknown:

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .. import __version__, build, methods
+from .. import __version__, methods
+from ..experiments import build
 
 __all__ = ["parser"]
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..anchors import Anchor, differing, matching
-from ..files import write
-from ..folder import Run
-from ..metrics import Interval
+from ..experiments.files import write
+from ..experiments.folder import Run
+from .anchors import Anchor, differing, matching
 from .cells import Found
 from .drawing import draw
 from .embedded import Embedded
 from .intervals import jackknife, over_prompts, over_seeds
+from .metrics import Interval
 from .ranks import rank_correlation
 from .rows import Estimate, Row, row_of
 from .words import flat, notes_of, written

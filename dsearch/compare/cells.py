@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..experiment import ExperimentError, Model, Named, Unit, near
-from ..folder import Run
+from ..experiments.experiment import ExperimentError, Model, Named, Unit, near
+from ..experiments.folder import Run
 from .intervals import over_seeds
 
 Limits = tuple[tuple[str, float], ...]

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..anchors import Anchor
-from ..folder import Trace
-from ..metrics import Interval
-from ..pictures import Panel, Series, curves, from_png, grid
+from ..experiments.folder import Trace
+from ..plots import Panel, Series, curves, from_png, grid
+from .anchors import Anchor
 from .cells import Cell, Found, Key, Limits
+from .metrics import Interval
 from .ranks import rank_correlation
 from .rows import Estimate, Row
 from .words import count, observed, words

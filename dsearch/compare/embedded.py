@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..experiment import ExperimentError, Named, near
-from ..metrics import Interval, diversity
-from ..pictures import from_png
+from ..experiments.experiment import ExperimentError, Named, near
+from ..plots import from_png
 from .cells import Cell, Found
 from .intervals import around, jackknife
+from .metrics import Interval, diversity
 from .rows import Estimate
 
 
@@ -92,7 +92,7 @@ def _diversity_above(pairs: Sequence[tuple[Mapping[int, Tensor], Mapping[int, Te
 
 
 def _is_clip(named: Named) -> bool:
-    from ..build import reward_class
+    from ..experiments.build import reward_class
     from ..rewards import CLIPScore
 
     return not _is_elsewhere(named) and issubclass(reward_class(named.kind), CLIPScore)
@@ -103,7 +103,7 @@ def _is_elsewhere(named: Named) -> bool:
 
 
 def _embedder(named: Named) -> Any:
-    from ..build import default_device, reward, reward_class
+    from ..experiments.build import default_device, reward, reward_class
 
     if named.kind == "given":
         raise ValueError("the run was given it as an object, which its folder does not hold")

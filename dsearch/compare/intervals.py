@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..metrics import Interval, interval
+from .metrics import Interval, interval
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from math import isfinite, isnan, nan
 import torch
 from torch import Tensor
 
-from ..folder import Trace
-from ..metrics import Interval
+from ..experiments.folder import Trace
 from .intervals import around, jackknife
+from .metrics import Interval
 
 FEWEST = (5, 3)
 """Candidates that a prompt needs: of all its seeds, and without any one of them."""

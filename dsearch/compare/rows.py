@@ -9,9 +9,9 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.plan import Bill
-from ..metrics import Interval
 from .cells import Cell, Found, Key, Limits
 from .intervals import over_prompts, over_seeds
+from .metrics import Interval
 
 if TYPE_CHECKING:
     from .embedded import Embedded

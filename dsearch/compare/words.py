@@ -10,11 +10,11 @@ from itertools import groupby
 from math import floor, isnan, log10, nan
 from typing import Any
 
-from ..anchors import Anchor
 from ..core.plan import Bill
-from ..metrics import Interval
+from .anchors import Anchor
 from .cells import Cell, Found, Key, Place, described, listed
 from .embedded import Embedded
+from .metrics import Interval
 from .rows import Estimate, Row
 
 APART = 0.05

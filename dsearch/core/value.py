@@ -122,7 +122,7 @@ class Learned:
     """v(x_t, t) from a network trained on the final rewards of the pretrained model's own runs (SVDD-MC, 2408.08252).
 
     A candidate costs one reward call, for a network that scores is a reward; nothing is decoded.
-    `dsearch.value_network` has a small network and its training.
+    `dsearch.values.network` has a small network and its training.
 
     Args:
         network: `(x [R, ...], step, R prompts) -> [R]`, of noisy samples at a level from 1 to num_steps - 1. Where it

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from ..files import dumps, write
-from ..folder import Run
+from ..experiments.files import dumps, write
+from ..experiments.folder import Run
 from ._data import overview, searches
 from ._ladder import Part, escaped, fitted
 

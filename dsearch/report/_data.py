@@ -16,8 +16,8 @@ from ..compare import over_prompts, over_seeds
 from ..compare.cells import usual_baseline
 from ..core.plan import Bill
 from ..core.result import Lineage
-from ..experiment import Unit
-from ..folder import Run, Trace
+from ..experiments.experiment import Unit
+from ..experiments.folder import Run, Trace
 
 __all__ = ["Search", "lineage", "overview", "searches"]
 

@@ -11,8 +11,8 @@ from io import BytesIO
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from ..files import dumps
-from ..folder import WIDEST, Run
+from ..experiments.files import dumps
+from ..experiments.folder import WIDEST, Run
 from ._data import Search, lineage
 
 __all__ = ["LADDER", "Rung", "fitted"]

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from . import methods
-from ._torchvision import mend
-from .core import value
-from .core.budget import Budget, Prices, measure
-from .core.contract import Denoiser, Method, Reward
+from .. import methods
+from .._torchvision import mend
+from ..core import value
+from ..core.budget import Budget, Prices, measure
+from ..core.contract import Denoiser, Method, Reward
 from .experiment import Experiment, ExperimentError, Model, Named, Unit, from_data
 
 __all__ = ["Workshop", "default_device", "denoiser", "method", "reward"]
@@ -54,7 +54,7 @@ def denoiser(model: Model) -> Denoiser:
     from diffusers import DiffusionPipeline
 
     if boxed:
-        from .box import pipeline_path
+        from ..box import pipeline_path
     dtype = getattr(torch, dtype_of(model))
     pipe = DiffusionPipeline.from_pretrained(
         pipeline_path() if boxed else model.pipeline,
@@ -91,7 +91,7 @@ def reward(named: Named, device: str | None = None) -> Reward:
         return found(**args) if args else found
     made = reward_class(named.kind)
     if made.__name__ == "CLIPScore" and args.get("path") in ("guide", "judge"):
-        from .box import clip_path
+        from ..box import clip_path
 
         args["path"] = clip_path(args["path"])
     if device is not None and "device" in inspect.signature(made).parameters:
@@ -103,7 +103,7 @@ def reward(named: Named, device: str | None = None) -> Reward:
 
 def reward_class(kind: str) -> Any:
     """The class of that name, whatever its case."""
-    from . import rewards
+    from .. import rewards
 
     known = {name.lower(): name for name in dir(rewards) if inspect.isclass(getattr(rewards, name))}
     name = ALIASES.get(kind.lower()) or known.get(kind.lower())
@@ -270,7 +270,7 @@ def _bind(make: Callable[..., Any], args: Mapping[str, Any], name: str, *positio
 
 def _adapter(pipeline: str) -> Any:
     """The adapter class that takes a class of pipelines."""
-    from . import adapters
+    from .. import adapters
 
     found: dict[str, Any] = {}
     for name in dir(adapters):
@@ -286,7 +286,7 @@ def _preview(model: Model, boxed: bool, dtype: torch.dtype, device: str) -> Any:
         raise ValueError(f"preview {model.preview} does not read the latents of {model.pipeline}; give its own")
     from diffusers import AutoencoderTiny
 
-    from .box import preview_path
+    from ..box import preview_path
 
     folder = preview_path() if boxed else model.preview
     return AutoencoderTiny.from_pretrained(folder, torch_dtype=dtype).to(device)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .experiment import Model, Named
+from ..experiments.experiment import Model, Named
 
 __all__ = ["ANCHORS", "Anchor", "differing", "matching"]
 

@@ -1,6 +1,6 @@
 """What an experiment is: models, prompts, rewards, methods, budgets and seeds, as plain data, read from YAML or Python.
 
-Nothing here loads a model or imports one; `dsearch.build` makes objects of these words, `dsearch.runs` runs them.
+Nothing here loads a model or imports one; `build` makes objects of these words, `runs` runs them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from .core.plan import Bill
+from ..core.plan import Bill
 
 __all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "from_data", "load", "parse"]
 

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .core.contract import Beams, Denoiser, Reward, take
-from .core.loop import search
-from .core.plan import one_of, positive
-from .core.steps import Step
-from .core.value import Sees
-from .methods.plain import plain
+from ..core.contract import Beams, Denoiser, Reward, take
+from ..core.loop import search
+from ..core.plan import one_of, positive
+from ..core.steps import Step
+from ..core.value import Sees
+from ..methods.plain import plain
 
 __all__ = ["Look", "Trajectories", "ValueNetwork", "collect", "fit"]
 

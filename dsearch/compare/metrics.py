@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .core.plan import positive
+from ..core.plan import positive
 
 __all__ = ["Interval", "bootstrap", "diversity", "interval", "paired"]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from . import __version__, distributed
+from .. import __version__, distributed
+from ..core.budget import Prices
 from .build import Workshop, default_device, dtype_of
-from .core.budget import Prices
 from .experiment import Experiment, ExperimentError, Unit
 from .files import dumps, write
 from .folder import Run

@@ -24,7 +24,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .core.result import Result
+from ..core.result import Result
 from .experiment import Experiment, ExperimentError, Unit, from_data
 from .files import dumps, write
 
@@ -257,7 +257,7 @@ def _strip(small: Tensor) -> Tensor:
 
 
 def _png(image: Tensor) -> bytes:
-    from .pictures import to_pil
+    from ..plots import to_pil
 
     into = BytesIO()
     to_pil(image[None])[0].save(into, "png")

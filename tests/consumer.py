@@ -85,10 +85,10 @@ def main() -> None:
     models: list[Denoiser] = [Walk(), GaussianMixture(num_steps=4)]
     for model in models:
         for method in (median(reward), dsearch.methods.svdd(reward, width=4).within(Budget(model_calls=13), 4)):
-            result = dsearch.search(model, method, ["a", "b"], seed=1, observe={"height": height})
-            spent: Bill = result.bill
+            result = dsearch.search(model, method, ["a", "b"], seed=1, watch=[dsearch.HeldOut({"height": height})])
+            spent: Bill = result.cost.bill
             best: Tensor = result.rewards[:, 0]
-            assert spent == result.planned and best.shape == (2,) and result.observed["height"].shape == (2, 1)
+            assert spent == result.cost.planned and best.shape == (2,) and result.held_out["height"].shape == (2, 1)
     print(f"dsearch {dsearch.__version__}: {len(models)} models searched")
 
 

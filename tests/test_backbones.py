@@ -1,6 +1,7 @@
 """Every backbone and scheduler against diffusers' own pipelines, the oracles; the flow's SDE in closed form."""
 
 import copy
+import dataclasses
 from functools import partial
 
 import diffusers
@@ -331,7 +332,7 @@ def test_a_deterministic_rollout_needs_a_scheduler_that_has_one(name):
     from dsearch.core.value import Lookahead
 
     denoiser = StableDiffusion(tiny.pipeline(scheduler(name)), num_inference_steps=STEPS)
-    method = dsearch.methods.svdd(tiny.contrast, 2)._replace(value=Lookahead(1, deterministic=True))
+    method = dataclasses.replace(dsearch.methods.svdd(tiny.contrast, 2), value=Lookahead(1, deterministic=True))
     with pytest.raises(TypeError, match="has no deterministic step; use stochastic rollouts"):
         dsearch.search(denoiser, method, "cat")
 

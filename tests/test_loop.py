@@ -1,5 +1,6 @@
 """The loop: which methods coincide, exact means, and what is refused."""
 
+import dataclasses
 import math
 
 import pytest
@@ -33,7 +34,7 @@ def outcome(result, *left_out):
        st.sampled_from(["exponential", "linear", "quadratic", "sigmoid", "none"]))  # fmt: skip
 def test_dsearch_with_all_beams_kept_is_svdd_bit_for_bit(seed, beams, width, spare, drop):
     budget = beams * width + min(spare, beams - 1)
-    one = methods.dsearch(smooth, beams=beams, keep=beams, budget=budget, search="all", drop=drop)
+    one = methods.dsearch(smooth, beams=beams, keep=beams, rows_per_step=budget, search="all", drop=drop)
     assert_same_result(run(one, seed=seed), run(methods.svdd(smooth, width=width, beams=beams), seed=seed))
 
 
@@ -43,14 +44,14 @@ def test_dsearch_with_all_beams_kept_is_svdd_bit_for_bit(seed, beams, width, spa
         methods.best_of_n(smooth, n=1),
         methods.svdd(smooth, width=1),
         methods.svdd(smooth, width=1, temperature=0.3),
-        methods.dsearch(smooth, beams=1, keep=1, budget=1, search="all"),
+        methods.dsearch(smooth, beams=1, keep=1, rows_per_step=1, search="all"),
         methods.published(smooth, bs=1, duplicate_size=1, w=1),
     ],
     ids=["best_of_n", "svdd", "softmax", "dsearch", "published"],
 )
 def test_width_one_and_one_beam_is_plain_sampling_bit_for_bit(method):
     for seed in range(5):
-        plain = run(methods.plain(smooth), ["a"], seed=seed)
+        plain = run(methods.plain(smooth, 1), ["a"], seed=seed)
         assert_identical(outcome(run(method, ["a"], seed=seed), "values", "bill"), outcome(plain, "values", "bill"))
 
 
@@ -58,7 +59,7 @@ def test_width_one_and_one_beam_is_plain_sampling_bit_for_bit(method):
 @given(SEEDS, st.integers(1, 6), st.data())
 def test_dsearch_of_width_one_without_dropping_is_best_of_n(seed, n, data):
     keep = data.draw(st.integers(1, n))
-    one = methods.dsearch(smooth, beams=n, keep=keep, budget=n, drop="none", search="all")
+    one = methods.dsearch(smooth, beams=n, keep=keep, rows_per_step=n, drop="none", search="all")
     other = methods.best_of_n(smooth, n=n, keep=keep)
     assert_identical(outcome(run(one, seed=seed), "values", "bill"), outcome(run(other, seed=seed), "values", "bill"))
 
@@ -101,7 +102,9 @@ def first(images, prompts):
 @pytest.mark.parametrize("n", [1, 4])
 def test_best_of_n_has_the_exact_mean_reward(n):
     denoiser = toy.GaussianMixture([[1.0]], std=2.0, num_steps=3)
-    rewards = run(methods.best_of_n(first, n=n), [""] * 3000, denoiser, chunk=None, reward_chunk=None).rewards
+    rewards = run(
+        methods.best_of_n(first, n=n), [""] * 3000, denoiser, chunks=dsearch.Chunks(network=None, reward=None)
+    ).rewards
     assert within(1 + 2 * expected_best(n), rewards)
 
 
@@ -109,14 +112,18 @@ def test_best_of_n_has_the_exact_mean_reward(n):
 def test_svdd_has_the_exact_mean_reward_at_two_steps(width):
     """One searching step: the best of `width` posterior means sqrt(a) z, kept in the mean by the last step."""
     method = methods.svdd(first, width=width, beams=4000)
-    rewards = run(method, "", toy.GaussianMixture(num_steps=2), chunk=None, reward_chunk=None).rewards
+    rewards = run(
+        method, "", toy.GaussianMixture(num_steps=2), chunks=dsearch.Chunks(network=None, reward=None)
+    ).rewards
     assert within(math.sqrt(0.5) * expected_best(width), rewards)
 
 
 def test_softmax_svdd_has_the_exact_mean_reward_at_two_steps():
     """Of two posterior means the better by D > 0 is drawn with odds exp(D / alpha): mean E[D tanh(D / 2 alpha)] / 2."""
     method = methods.svdd(first, width=2, beams=8000, temperature=0.7)
-    rewards = run(method, "", toy.GaussianMixture(num_steps=2), chunk=None, reward_chunk=None).rewards
+    rewards = run(
+        method, "", toy.GaussianMixture(num_steps=2), chunks=dsearch.Chunks(network=None, reward=None)
+    ).rewards
     gap = lambda d: d / 2 * math.tanh(d / 1.4) * 2 * stats.norm.pdf(d)  # noqa: E731  D is half-normal, of variance 1
     assert within(integrate.quad(gap, 0, 9)[0], rewards)
 
@@ -183,7 +190,7 @@ def test_a_potential_s_increments_and_memory_follow_the_beams():
 
     seen = []
     method = made(chain(best_child, top_k()), weigh=Total())
-    result = run(method, callback=lambda step, beams: seen.append(beams))
+    result = run(method, watch=[lambda step, beams: seen.append(beams)])
     for beams in seen:
         total, (pair, nothing) = beams.memory
         assert nothing is None
@@ -201,23 +208,23 @@ class Rollout:
 
     def __call__(self, children, step, engine):
         for _ in range(2):
-            ahead = engine.predict(children.x, children.prompt, step)
-        return (engine.reward(ahead.x0, children.prompt, step) + posterior_mean(children, step, engine)) / 2
+            ahead = engine.predict(children.x, children.prompt_index, step)
+        return (engine.reward(ahead.x0, children.prompt_index, step) + posterior_mean(children, step, engine)) / 2
 
     def cost(self, step, num_steps):
         return Bill(2, 2, 2) if self.honest else Bill(0, 2, 2)
 
 
 def test_a_value_s_own_model_calls_are_counted_and_planned():
-    result = run(methods.svdd(smooth, width=3)._replace(value=Rollout()))
-    assert result.bill == result.planned == Bill(1 + 5 * 3 + 5 * 3 * 2, 5 * 3 * 2 + 1, 5 * 3 * 2 + 1)
+    result = run(dataclasses.replace(methods.svdd(smooth, width=3), value=Rollout()))
+    assert result.cost.bill == result.cost.planned == Bill(1 + 5 * 3 + 5 * 3 * 2, 5 * 3 * 2 + 1, 5 * 3 * 2 + 1)
 
 
 def test_a_value_that_overspends_its_cost_is_stopped():
     calls = []
     method = methods.svdd(lambda images, prompts: calls.append(len(images)) or smooth(images, prompts), width=3)
     with pytest.raises(RuntimeError, match=r"would spend Bill\(.*above the planned Bill\(.*cost\(\) must cover"):
-        run(method._replace(value=Rollout(honest=False)))
+        run(dataclasses.replace(method, value=Rollout(honest=False)))
     assert sum(calls) < (5 * 3 * 2 + 1) * 2
 
 
@@ -266,7 +273,7 @@ def test_only_the_prompts_of_the_failing_chunk_are_named():
         return smooth(images, prompts)
 
     with pytest.raises(RewardError) as error:
-        run(methods.svdd(reward, width=3), ["a", "b", "c"], reward_chunk=3)
+        run(methods.svdd(reward, width=3), ["a", "b", "c"], chunks=dsearch.Chunks(reward=3))
     assert error.value.prompts == ["b"] * 3
 
 

@@ -140,7 +140,7 @@ def chi_square(x, law, z=1e-3):
 
 def sampled(denoiser, beams, seed=0):
     method = dsearch.methods.plain(lambda x, prompts: x[:, 0].float(), beams=beams)
-    return dsearch.search(denoiser, method, "", seed=seed, chunk=None).images[0]
+    return dsearch.search(denoiser, method, "", seed=seed, chunks=dsearch.Chunks(network=None)).images[0]
 
 
 @pytest.mark.parametrize(("length", "vocab"), [(3, 2), (3, 3), (2, 3)])
@@ -347,7 +347,7 @@ def test_templates_stay_and_the_rest_is_filled_in(seed, order, num_steps):
     states = []
     method = dsearch.methods.svdd(lambda x, prompts: x.sum(-1), width=2, beams=2)
     result = dsearch.search(
-        denoiser, method, list(TEMPLATES), seed=seed, callback=lambda step, beams: states.append(beams.x)
+        denoiser, method, list(TEMPLATES), seed=seed, watch=[lambda step, beams: states.append(beams.x)]
     )
     for b, form in enumerate(map(torch.tensor, TEMPLATES.values())):
         assert (result.images[b][:, form < 3] == form[form < 3]).all() and (result.images[b] < 3).all()
@@ -369,7 +369,7 @@ def test_rows_take_the_condition_and_the_template_of_their_own_prompt():
     denoiser = Masked(logits, length=3, vocab=3, encode=encode, template=lambda p: [3, 3, int(p)])
     for chunk in (None, 1, 4):
         method = dsearch.methods.plain(lambda x, prompts: x[:, 0], beams=3)
-        result = dsearch.search(denoiser, method, ["2", "0", "1"], chunk=chunk)
+        result = dsearch.search(denoiser, method, ["2", "0", "1"], chunks=dsearch.Chunks(network=chunk))
         assert result.images[:, 0].tolist() == [[2, 2, 2], [0, 0, 0], [1, 1, 1]]
 
 
@@ -415,7 +415,7 @@ def test_chunks_and_batch_mates_change_nothing(example, seed, sizes):
 def test_every_method_runs_within_its_bill(example):
     method = example(fit)
     result = run(method, PROMPTS, masked.example())
-    assert result.planned == method.bill(4) and not result.bill.exceeds(result.planned)
+    assert result.cost.planned == method.bill(4) and not result.cost.bill.exceeds(result.cost.planned)
     assert (result.images < 3).all() and torch.equal(result.images, result.latents)
     for b, prompts in enumerate(result.prompts):
         assert torch.equal(result.rewards[b], fit(result.images[b], prompts))
@@ -437,7 +437,7 @@ def test_search_raises_the_reward(order):
     others = [
         m.best_of_n(reward, 4),
         m.svdd(reward, 4),
-        m.dsearch(reward, 3, budget=6),
+        m.dsearch(reward, 3, rows_per_step=6),
         m.dsearch_r(reward, 4, 8, 0.25),
     ]
     assert all(best(method) > plain + 0.2 for method in others)

@@ -143,15 +143,15 @@ def test_a_plan_that_cannot_be_is_refused_with_step_value_and_bound(arguments, s
         (lambda: search_probability("never", 5), "search='never'.*choose one of all, uniform"),
         (lambda: drop_schedule("linear", 4, 5, 5), "keep=5 exceeds beams=4"),
         (lambda: drop_schedule("linear", 4, 1, 0), "num_steps is 0"),
-        (lambda: dsearch_plan(5, 4, 1, 3, "none", "all", 0), "budget=3 .*beams=4"),
+        (lambda: dsearch_plan(5, 4, 1, 3, "none", "all", 0), "rows_per_step=3 .*beams=4"),
         (lambda: flip("all", 5, [0.5] * 3), "3 coins for 4 steps"),
         (lambda: flip("all", 5, [0.5, 0.5, 1.0, 0.5]), r"coin 1\.0 is outside \[0, 1\)"),
         (lambda: flip("all", 5, [0.5, float("nan"), 0.5, 0.5]), r"coin nan is outside"),
         (lambda: flip("all", 5, -1), "coins=-1"),
         (lambda: methods.best_of_n(None, n=2, keep=3), "keep=3 exceeds n=2"),
-        (lambda: methods.dsearch(None, beams=5, budget=4), "budget=4 .*beams=5"),
+        (lambda: methods.dsearch(None, beams=5, rows_per_step=4), "budget=4 .*beams=5"),
         (lambda: methods.dsearch(None, beams=5, keep=6), "keep=6 exceeds beams=5"),
-        (lambda: methods.dsearch_r(None, beams=5, budget=4), "budget=4 .*beams=5"),
+        (lambda: methods.dsearch_r(None, beams=5, rows_per_step=4), "budget=4 .*beams=5"),
         (lambda: methods.dsearch_r(None, beams=33, rate=0.03), "rate=0.03 of 33 beams replaces none.*34"),
         (lambda: methods.svdd(None, temperature=-1.0), "temperature=-1.0 must be above 0"),
         (lambda: methods.published(None, bs=0), "bs is 0"),
@@ -302,7 +302,7 @@ def test_a_method_bills_its_own_value():
         def cost(self, step, num_steps):
             return Bill(5, 1, 1)
 
-    method = methods.svdd(None, width=2)._replace(value=Dear())
+    method = dataclasses.replace(methods.svdd(None, width=2), value=Dear())
     assert method.bill(3) == Bill(1 + 4 + 4 * 5, 5, 5)
 
 
@@ -328,7 +328,7 @@ def test_largest_refuses_a_limit_below_the_least_and_a_cost_that_does_not_rise()
 
 
 def test_dsearch_r_shares_its_budget_among_its_beams_and_drops_none():
-    method = methods.dsearch_r(None, beams=5, budget=17, rate=0.2, search="uniform", coins=[0.0, 0.99, 0.0])
+    method = methods.dsearch_r(None, beams=5, rows_per_step=17, rate=0.2, search="uniform", coins=[0.0, 0.99, 0.0])
     assert method.plan(4) == Plan(5, (3, 1, 3, 1), (5,) * 4, (True, False, True, False))
 
 

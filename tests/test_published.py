@@ -80,10 +80,10 @@ def assert_same_choices(ours: dsearch.Result, theirs: Record) -> None:
 
 
 def assert_the_bill_is_less_by_the_recomputed_winners(ours: dsearch.Result, theirs: Record) -> None:
-    assert ours.bill == ours.planned
-    assert ours.bill.model_calls == theirs.rows - theirs.recomputed
+    assert ours.cost.bill == ours.cost.planned
+    assert ours.cost.bill.model_calls == theirs.rows - theirs.recomputed
     assert theirs.recomputed == sum(ours.plan.alive[1:])
-    assert (ours.bill.decodes, ours.bill.reward_calls) == (theirs.decodes, theirs.reward_calls)
+    assert (ours.cost.bill.decodes, ours.cost.bill.reward_calls) == (theirs.decodes, theirs.reward_calls)
 
 
 @st.composite
@@ -218,5 +218,5 @@ def test_the_network_sees_fewer_rows_by_the_recomputed_winners(denoiser, monkeyp
     ours = dsearch.search(denoiser, published(tiny.contrast, **vars(flags), coins=coins), "cat")
     mine, rows[:] = sum(rows), []
     theirs = published_way.run(denoiser, tiny.contrast, ["cat"], flags, coins, dsearch.KeyedRng(0, (0,)))
-    assert (mine, sum(rows)) == (2 * ours.bill.model_calls, 2 * theirs.rows)
+    assert (mine, sum(rows)) == (2 * ours.cost.bill.model_calls, 2 * theirs.rows)
     assert sum(rows) - mine == 2 * sum(ours.plan.alive[1:])

@@ -123,7 +123,7 @@ def test_what_a_later_selector_of_a_chain_sees_are_the_survivors():
     chain(best_child, spy)(p, 1, RNG)
     (survivors,) = seen
     assert survivors.value.tolist() == [[5, 4]] and survivors.log_w.tolist() == [[1, 2]]
-    assert (survivors.width, survivors.step, survivors.final) == (1, 3, False)
+    assert (survivors.width, survivors.level, survivors.final) == (1, 3, False)
 
 
 # ---- replacement -------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_replace_worst_keeps_the_survivors_ascending_then_appends_the_draws(p, r
         spread = math.sqrt(sum((v - mean) ** 2 for v in row) / beams) if zscore else 1
         weights.append(softmax([row[i] / (spread or 1) / temperature for i in rest]))
     assert_chosen(choice, p, expected)
-    assert (rng.use, rng.step) == ("replace", p.step)
+    assert (rng.use, rng.step) == ("replace", p.level)
     for got, want in zip(rng.log_p.double().softmax(-1).tolist(), weights, strict=True):
         assert got == pytest.approx(want, rel=1e-5)
 
@@ -241,9 +241,9 @@ def test_published_replacement_draws_from_the_raw_softmax_at_temperature_one():
 
 
 def test_dsearch_r_hands_on_its_rate_temperature_and_zscore():
-    raw = methods.dsearch_r(None, beams=4, budget=8, rate=0.5, temperature=0.5, zscore=False)
+    raw = methods.dsearch_r(None, beams=4, rows_per_step=8, rate=0.5, temperature=0.5, zscore=False)
     assert asked(raw, [7.0, 1.0, 40.0, 3.0]) == [14.0, 80.0]
-    scaled = methods.dsearch_r(None, beams=4, budget=8, rate=0.5, temperature=0.5)
+    scaled = methods.dsearch_r(None, beams=4, rows_per_step=8, rate=0.5, temperature=0.5)
     assert asked(scaled, [-1.0, -1.0, 1.0, 1.0]) == [2.0, 2.0]
 
 
@@ -286,7 +286,7 @@ SCHEMES = [schemes.systematic, schemes.multinomial]
 def test_resampling_takes_the_scheme_s_indices_and_keeps_the_mean_weight(scheme, log_w, keep):
     p = scores([[0.0] * len(log_w)], log_w=torch.tensor([log_w], dtype=torch.float64))
     choice = resample(scheme)(p, keep, RNG)
-    assert torch.equal(choice.index, scheme(p.log_w, keep, RNG, p.step))
+    assert torch.equal(choice.index, scheme(p.log_w, keep, RNG, p.level))
     mean = math.log(sum(math.exp(w) for w in log_w) / len(log_w))
     assert choice.log_w.tolist() == [pytest.approx([mean] * keep, rel=1e-9, abs=1e-12)]
 

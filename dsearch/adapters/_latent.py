@@ -46,22 +46,22 @@ class Latent:
         if self.height % self._unit or self.width % self._unit:
             raise ValueError(f"height={self.height} and width={self.width} must be multiples of {self._unit}")
 
-    def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
+    def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """Pure noise `[B, K, ...]`, float32."""
-        return move(rng.normal("start", 0, (*lead, *self._shape)), self._device) * self.kernel.init_noise_sigma
+        return move(rng.normal("start", 0, (*batch_shape, *self._shape)), self._device) * self.kernel.init_noise_sigma
 
-    def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
+    def noise(self, step: int, batch_shape: tuple[int, int, int], rng: Rng) -> Tensor:
         """Normals `[B, K, w, ...]`, float32."""
-        if self.kernel.eta == 0 and lead[2] > 1:
-            raise ValueError(f"width={lead[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
-        return move(rng.normal("noise", step, (*lead, *self._shape)), self._device)
+        if self.kernel.eta == 0 and batch_shape[2] > 1:
+            raise ValueError(f"width={batch_shape[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
+        return move(rng.normal("noise", step, (*batch_shape, *self._shape)), self._device)
 
-    def predict(self, x: Tensor, step: int, cond: Any, prompt: Tensor) -> Prediction:
+    def predict(self, x: Tensor, level: int, cond: Any, prompt_index: Tensor) -> Prediction:
         """`[R, ...]` -> the guided output of the network, and the posterior mean that the scheduler reads in it."""
-        if step == self.num_steps:
+        if level == self.num_steps:
             return Prediction(None, x)
-        out = self._network(self.kernel.scale_input(x, step), step, cond, prompt)
-        return Prediction(out, self.kernel.x0(out, step, x))
+        out = self._network(self.kernel.scale_input(x, level), level, cond, prompt_index)
+        return Prediction(out, self.kernel.x0(out, level, x))
 
     def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
         """One scheduler step; parents `[B, K, 1, ...]` meet their children's noise `[B, K, w, ...]` by broadcasting."""
@@ -94,7 +94,7 @@ class Latent:
         """Hands offloaded modules back, as the pipeline does after a call."""
         self.pipe.maybe_free_model_hooks()
 
-    def _network(self, x: Tensor, step: int, cond: Any, prompt: Tensor) -> Tensor:
+    def _network(self, x: Tensor, level: int, cond: Any, prompt_index: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _decoded(self, vae: Any, x0: Tensor, dtype: Any) -> Tensor:

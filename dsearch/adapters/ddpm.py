@@ -64,24 +64,24 @@ class DDPM:
             raise ValueError(f"prompts={unknown}: this model knows the classes '0' to '{classes - 1}'")
         return torch.tensor([known[prompt] for prompt in prompts], device=self._device)
 
-    def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
+    def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """Pure noise `[B, K, C, H, W]`, float32."""
-        return move(rng.normal("start", 0, (*lead, *self._shape)), self._device) * self.kernel.init_noise_sigma
+        return move(rng.normal("start", 0, (*batch_shape, *self._shape)), self._device) * self.kernel.init_noise_sigma
 
-    def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
+    def noise(self, step: int, batch_shape: tuple[int, int, int], rng: Rng) -> Tensor:
         """Normals `[B, K, w, C, H, W]`, float32."""
-        if self.kernel.eta == 0 and lead[2] > 1:
-            raise ValueError(f"width={lead[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
-        return move(rng.normal("noise", step, (*lead, *self._shape)), self._device)
+        if self.kernel.eta == 0 and batch_shape[2] > 1:
+            raise ValueError(f"width={batch_shape[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
+        return move(rng.normal("noise", step, (*batch_shape, *self._shape)), self._device)
 
-    def predict(self, x: Tensor, step: int, cond: Tensor | None, prompt: Tensor) -> Prediction:
+    def predict(self, x: Tensor, level: int, cond: Tensor | None, prompt_index: Tensor) -> Prediction:
         """`[R, C, H, W]` -> the output of the UNet, and the posterior mean that the scheduler reads in it."""
-        if step == self.num_steps:
+        if level == self.num_steps:
             return Prediction(None, x)
-        seen = self.kernel.scale_input(x, step).to(self._dtype)
-        labels = None if cond is None else cond[prompt]
-        out = self.unet(seen, self.kernel.timesteps[step], class_labels=labels, return_dict=False)[0].float()
-        return Prediction(out, self.kernel.x0(out, step, x))
+        seen = self.kernel.scale_input(x, level).to(self._dtype)
+        labels = None if cond is None else cond[prompt_index]
+        out = self.unet(seen, self.kernel.timesteps[level], class_labels=labels, return_dict=False)[0].float()
+        return Prediction(out, self.kernel.x0(out, level, x))
 
     def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
         """One scheduler step; parents `[B, K, 1, ...]` meet their children's noise `[B, K, w, ...]` by broadcasting."""

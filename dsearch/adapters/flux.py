@@ -78,8 +78,8 @@ class Flux(Latent):
         )
         return _Condition(text, pooled, ids)
 
-    def _network(self, x: Tensor, step: int, cond: _Condition, prompt: Tensor) -> Tensor:
-        transformer, t = self.pipe.transformer, self.kernel.timesteps[step]
+    def _network(self, x: Tensor, level: int, cond: _Condition, prompt_index: Tensor) -> Tensor:
+        transformer, t = self.pipe.transformer, self.kernel.timesteps[level]
         guidance = None
         if transformer.config.guidance_embeds:
             guidance = torch.full([len(x)], self.guidance_scale, device=x.device, dtype=torch.float32)
@@ -88,8 +88,8 @@ class Flux(Latent):
             hidden_states=x.to(self._dtype),
             timestep=t.expand(len(x)).to(self._dtype) / 1000,
             guidance=guidance,
-            pooled_projections=cond.pooled[prompt],
-            encoder_hidden_states=cond.text[prompt],
+            pooled_projections=cond.pooled[prompt_index],
+            encoder_hidden_states=cond.text[prompt_index],
             txt_ids=cond.text_ids,
             img_ids=ids,
             return_dict=False,

@@ -86,12 +86,12 @@ class StableDiffusion(Latent):
             negative_prompt=negative,
         )
 
-    def _network(self, x: Tensor, step: int, cond: tuple[Tensor, Tensor | None], prompt: Tensor) -> Tensor:
-        t = self.kernel.timesteps[step]  # a tensor: an int would make torch.compile recompile
+    def _network(self, x: Tensor, level: int, cond: tuple[Tensor, Tensor | None], prompt_index: Tensor) -> Tensor:
+        t = self.kernel.timesteps[level]  # a tensor: an int would make torch.compile recompile
         text, uncond = cond
-        x, embeds = x.to(self._unet_dtype), text[prompt]
+        x, embeds = x.to(self._unet_dtype), text[prompt_index]
         if self.guided and uncond is not None:
-            x, embeds = x.repeat(2, 1, 1, 1), torch.cat([uncond[prompt], embeds])
+            x, embeds = x.repeat(2, 1, 1, 1), torch.cat([uncond[prompt_index], embeds])
         embeds, more = embeds.to(self._unet_dtype), {}
         if self._embedding is not None:
             more["timestep_cond"] = self._embedding.expand(len(x), -1)

@@ -96,13 +96,13 @@ class StableDiffusionXL(Latent):
         """`[R, C, h, w]` -> images `[R, 3, H, W]` in [0, 1], float32."""
         return self._decoded(self._vae, x0, self._vae_dtype)
 
-    def _network(self, x: Tensor, step: int, cond: _Condition, prompt: Tensor) -> Tensor:
-        t, x = self.kernel.timesteps[step], x.to(self._unet_dtype)
-        text, pooled = cond.text[prompt], cond.pooled[prompt]
+    def _network(self, x: Tensor, level: int, cond: _Condition, prompt_index: Tensor) -> Tensor:
+        t, x = self.kernel.timesteps[level], x.to(self._unet_dtype)
+        text, pooled = cond.text[prompt_index], cond.pooled[prompt_index]
         if cond.uncond is not None and cond.uncond_pooled is not None:
             x = x.repeat(2, 1, 1, 1)
-            text = torch.cat([cond.uncond[prompt], text])
-            pooled = torch.cat([cond.uncond_pooled[prompt], pooled])
+            text = torch.cat([cond.uncond[prompt_index], text])
+            pooled = torch.cat([cond.uncond_pooled[prompt_index], pooled])
         size, second = (self.height, self.width), self.pipe.text_encoder_2
         dimension = pooled.shape[-1] if second is None else int(second.config.projection_dim)
         ids = self.pipe._get_add_time_ids(size, (0, 0), size, dtype=text.dtype, text_encoder_projection_dim=dimension)

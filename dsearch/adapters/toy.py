@@ -117,20 +117,20 @@ class GaussianMixture:
         shifts = [float(self.shift.get(prompt, 0.0)) for prompt in prompts]
         return torch.tensor(shifts, dtype=torch.float64, device=self.means.device)
 
-    def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
+    def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """N(0, I), `[B, K, D]`."""
-        return move(rng.normal("start", 0, (*lead, self.means.shape[1])), self.means.device)
+        return move(rng.normal("start", 0, (*batch_shape, self.means.shape[1])), self.means.device)
 
-    def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
+    def noise(self, step: int, batch_shape: tuple[int, int, int], rng: Rng) -> Tensor:
         """`[B, K, w, D + 1]` normals: D to move, one to pick the component."""
-        return move(rng.normal("noise", step, (*lead, self.means.shape[1] + 1)), self.means.device)
+        return move(rng.normal("noise", step, (*batch_shape, self.means.shape[1] + 1)), self.means.device)
 
-    def predict(self, x: Tensor, step: int, cond: Tensor, prompt: Tensor) -> Prediction:
+    def predict(self, x: Tensor, level: int, cond: Tensor, prompt_index: Tensor) -> Prediction:
         """`[R, D]` -> the components' posteriors and means as `out` (`[R, M]`, `[R]`), and E[x_0 | x_t] as `x0`."""
-        if step == self.num_steps:
+        if level == self.num_steps:
             return Prediction(None, x)
-        shift = cond[prompt]
-        log_p, mean, _ = self._posterior(x, step, shift)
+        shift = cond[prompt_index]
+        log_p, mean, _ = self._posterior(x, level, shift)
         p = log_p.softmax(-1)
         return Prediction((p, shift), (p[..., None] * mean).sum(-2).float())
 
@@ -157,9 +157,9 @@ class GaussianMixture:
         """The samples themselves."""
         return x0
 
-    def log_prob(self, x: Tensor, step: int | None = None, prompt: str = "") -> Tensor:
-        """The log density of level `step`, by default the clean one: `[R, D]` -> `[R]`, float64."""
-        log_p, _, _ = self._posterior(x, self.num_steps if step is None else step, self.encode([prompt]))
+    def log_prob(self, x: Tensor, level: int | None = None, prompt: str = "") -> Tensor:
+        """The log density of a level, by default the clean one: `[R, D]` -> `[R]`, float64."""
+        log_p, _, _ = self._posterior(x, self.num_steps if level is None else level, self.encode([prompt]))
         return log_p.logsumexp(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
 
     def tilted(self, reward: Quadratic, lam: float = 1.0, prompt: str = "") -> GaussianMixture:
@@ -188,19 +188,19 @@ class GaussianMixture:
         """The mean reward of plain samples, E[r(x_0)]."""
         return float(self.weights @ reward.mean(self.means + self.encode([prompt]), self.std**2))
 
-    def value(self, x: Tensor, step: int, reward: Quadratic, prompt: str = "") -> Tensor:
-        """E[r(x_0) | x_t]: samples `[R, D]` of level `step` -> `[R]`, float64."""
-        log_p, mean, var = self._posterior(x, step, self.encode([prompt]))
+    def value(self, x: Tensor, level: int, reward: Quadratic, prompt: str = "") -> Tensor:
+        """E[r(x_0) | x_t]: samples `[R, D]` of a level -> `[R]`, float64."""
+        log_p, mean, var = self._posterior(x, level, self.encode([prompt]))
         return (log_p.softmax(-1) * reward.mean(mean, var)).sum(-1)
 
-    def soft_value(self, x: Tensor, step: int, reward: Quadratic, lam: float = 1.0, prompt: str = "") -> Tensor:
+    def soft_value(self, x: Tensor, level: int, reward: Quadratic, lam: float = 1.0, prompt: str = "") -> Tensor:
         """log E[exp(lam r(x_0)) | x_t] / lam, the soft value of SVDD with alpha = 1 / lam: `[R, D]` -> `[R]`."""
-        log_p, mean, var = self._posterior(x, step, self.encode([prompt]))
+        log_p, mean, var = self._posterior(x, level, self.encode([prompt]))
         return (log_p.log_softmax(-1) + reward.tilt(mean, var, lam)[2]).logsumexp(-1) / lam
 
-    def _posterior(self, x: Tensor, step: int, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _posterior(self, x: Tensor, level: int, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x_0 given x_t, by component: log weights `[R, M]` that sum to p(x_t) (2 pi)^(D/2), means, variances `[M]`."""
-        a = 1.0 if step == self.num_steps else self.alpha[step]
+        a = 1.0 if level == self.num_steps else self.alpha[level]
         centre = self.means + shift[:, None, None]  # [R, M, D]
         offset = x.double()[:, None] - math.sqrt(a) * centre
         var = a * self.std**2 + 1 - a
@@ -209,7 +209,7 @@ class GaussianMixture:
 
 
 class TokenChain(Masked):
-    """Words of a table, masked and filled in one token a step in random order: all of it can be enumerated.
+    """Words of a table, masked and filled in one token per step in random order: all of it can be enumerated.
 
     The network is exact, log p(token | the tokens revealed), so plain sampling gives the table itself.
 
@@ -275,7 +275,7 @@ class TokenChain(Masked):
         """`[R, L]` -> p of every word where it agrees with the tokens revealed, else 0: `[R, V^L]`."""
         return self._p * ((x[:, None] == self.mask) | (x[:, None] == self.words)).all(-1)
 
-    def _conditionals(self, x: Tensor, step: int) -> Tensor:
+    def _conditionals(self, x: Tensor, level: int) -> Tensor:
         return torch.einsum("rn,nlv->rlv", self._given(x), self._one_hot).log()
 
     def _rewards(self, reward: Reward, prompt: str) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from .contract import Denoiser, Method, Reward
+from .contract import Denoiser, Reward
 from .plan import Bill, positive
 from .rng import KeyedRng
 
@@ -83,8 +83,8 @@ class Budget:
             return False
         return self.seconds is None or self.prices is None or self.prices.seconds(bill) <= self.seconds
 
-    def largest(self, sized: Callable[[int], Method], num_steps: int) -> Method:
-        """The method of the largest size that the budget allows.
+    def largest(self, bill: Callable[[int], Bill], name: str) -> int:
+        """The largest size, from 1, whose bill the budget allows; `name` is what errors call it.
 
         Bills rise with the size, though rounding may dent them: from the size that doubling and halving finds, the
         next ones are looked at too.
@@ -94,22 +94,19 @@ class Budget:
         """
 
         def fits(size: int) -> bool:
-            return self.allows(sized(size).bill(num_steps))
+            return self.allows(bill(size))
 
         if not fits(1):
-            smallest = sized(1)
-            raise ValueError(
-                f"the smallest {smallest.name} costs {smallest.bill(num_steps)}, above the budget {self}; raise it"
-            )
+            raise ValueError(f"the smallest {name} costs {bill(1)}, above the budget {self}; raise it")
         size, step = 1, 1
         while fits(size + step):
             size, step = size + step, 2 * step
             if step > 2**24:
-                raise ValueError(f"size {size} of {sized(1).name} is within {self}; its bill does not rise")
+                raise ValueError(f"size {size} of {name} is within {self}; its bill does not rise")
         while step > 1:
             step //= 2
             size += step if fits(size + step) else 0
-        return sized(max(s for s in range(size, 2 * size + 9) if fits(s)))
+        return max(s for s in range(size, 2 * size + 9) if fits(s))
 
 
 @torch.no_grad()

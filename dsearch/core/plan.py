@@ -57,7 +57,7 @@ class Bill(NamedTuple):
         return any(a > b for a, b in zip(self, other, strict=True))
 
 
-def _at_posterior_mean(step: int, num_steps: int) -> Bill:
+def _at_posterior_mean(level: int, num_steps: int) -> Bill:
     return Bill(0, 1, 1)
 
 
@@ -67,7 +67,7 @@ class Plan:
 
     Attributes:
         start: beams at x_T.
-        width: children a beam at step i.
+        width: children per beam at step i.
         keep: beams alive after step i.
         score: whether the value is asked at step i; where not, all children are kept.
 
@@ -283,46 +283,46 @@ def uniform_plan(num_steps: int, beams: int = 1, width: int = 1, search: Sequenc
     )
 
 
-def share(budget: int, beams: int) -> int:
-    """Children a beam that a budget of rows a step buys.
+def share(rows_per_step: int, beams: int) -> int:
+    """Children per beam that so many rows per step buy.
 
     Raises:
-        ValueError: where it buys none.
+        ValueError: where they buy none.
     """
-    if positive("budget", budget) < positive("beams", beams):
-        raise ValueError(f"budget={budget} rows a step is below beams={beams}; raise budget or lower beams")
-    return budget // beams
+    if positive("rows_per_step", rows_per_step) < positive("beams", beams):
+        raise ValueError(f"rows_per_step={rows_per_step} is below beams={beams}; raise rows_per_step or lower beams")
+    return rows_per_step // beams
 
 
 def dsearch_plan(
     num_steps: int,
     beams: int,
     keep: int,
-    budget: int,
+    rows_per_step: int,
     drop: Drop | Sequence[int],
     search: Search | Sequence[bool],
     coins: Coins,
     max_width: int | None = None,
 ) -> Plan:
-    """DSearch's own form: at searching steps `budget // alive` children a beam, then down to the drop schedule.
+    """DSearch's own form: at searching steps `rows_per_step // alive` children per beam, then down to the drop schedule.
 
     Steps that do not search cost one plain row a beam and drop nothing. The clean step is scored at width 1 and
-    prunes to `keep`, for an unlucky last coin would leave beams over. No step exceeds `budget` rows. `drop` and
+    prunes to `keep`, for an unlucky last coin would leave beams over. No step exceeds `rows_per_step`. `drop` and
     `search` may also give the beams after, and whether there is a search at, each step but the last; `max_width`
     bounds the children a beam.
 
     Raises:
-        ValueError: where the budget is below the beams, or keep above them, or a schedule has another length.
+        ValueError: where the rows per step are fewer than the beams, or keep above them, or a schedule has another length.
     """
     named = drop_schedule(drop if isinstance(drop, str) else "none", beams, keep, num_steps)
     target = named if isinstance(drop, str) else _each("drop", drop, num_steps)
-    share(budget, beams)
+    share(rows_per_step, beams)
     on = flip(search, num_steps, coins) if isinstance(search, str) else _each("search", search, num_steps)
     kept = list(accumulate(zip(on, target, strict=True), _drop, initial=beams))
-    most = budget if max_width is None else positive("max_width", max_width)
+    most = rows_per_step if max_width is None else positive("max_width", max_width)
     return Plan(
         start=beams,
-        width=(*(min(share(budget, alive), most) if s else 1 for s, alive in zip(on, kept, strict=False)), 1),
+        width=(*(min(share(rows_per_step, alive), most) if s else 1 for s, alive in zip(on, kept, strict=False)), 1),
         keep=(*kept[1:], keep),
         score=(*on, True),
     )

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .contract import Memory, Scores
+from .contract import Memory, Scores, weight_dtype
 from .resample import ess
 
 __all__ = [
@@ -35,13 +35,13 @@ __all__ = [
 class NoPotential:
     """Weights stay as they are: search, not sampling."""
 
-    def initial(self, lead: tuple[int, int], device: torch.device) -> Memory:
+    def initial(self, batch_shape: tuple[int, int], device: torch.device) -> Memory:
         """Nothing to remember."""
         return None
 
     def __call__(self, scores: Scores) -> tuple[Tensor, Memory]:
-        """A zero increment `[B, N]`."""
-        return torch.zeros_like(scores.log_w), None
+        """A zero increment `[B, N]`; what is remembered stays."""
+        return torch.zeros_like(scores.log_w), scores.memory
 
 
 none = NoPotential()
@@ -64,9 +64,9 @@ class Steering:
             raise ValueError(f"lam={lam} must be above 0 and finite")
         self.lam, self._target, self._state = float(lam), target, state
 
-    def initial(self, lead: tuple[int, int], device: torch.device) -> Memory:
+    def initial(self, batch_shape: tuple[int, int], device: torch.device) -> Memory:
         """The total so far and the target's state, `[B, K]` each."""
-        total = torch.zeros(lead, dtype=torch.float64, device=device)
+        total = torch.zeros(batch_shape, dtype=weight_dtype(device), device=device)
         return total, torch.full_like(total, self._state)
 
     def __call__(self, scores: Scores) -> tuple[Tensor, Memory]:
@@ -126,7 +126,7 @@ def tempered(lam: float, schedule: Literal["linear", "geometric"] = "geometric")
         raise ValueError(f"schedule={schedule!r} is not known; choose one of linear, geometric")
 
     def target(scores: Scores, total: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        progress = scores.step / scores.num_steps
+        progress = scores.level / scores.num_steps
         g = progress if schedule == "linear" else 2**progress - 1
         return lam * g * scores.value.double(), state
 

@@ -10,8 +10,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .contract import Denoiser, Method, Reward, Value
+from .chunks import Chunks
+from .contract import Denoiser, Reward
 from .loop import search
+from .method import Method, Value
 from .plan import Plan, positive
 from .potential import none
 from .selection import top_k
@@ -62,7 +64,7 @@ def pilot(
     *,
     seed: int = 10_000,
     value: Value = posterior_mean,
-    chunk: int | None = 32,
+    chunks: Chunks = Chunks(),  # noqa: B008  # frozen
 ) -> Pilot:
     """Samples every prompt plainly and values every step of it, to see how early a value tells the final reward.
 
@@ -75,7 +77,7 @@ def pilot(
         samples: of each prompt, at least 3.
         seed: apart from the search's.
         value: that of the search.
-        chunk: rows at once through the network.
+        chunks: rows at once, as in `search`.
     """
     positive("samples", samples, at_least=3)
 
@@ -83,7 +85,7 @@ def pilot(
         return Plan(samples, (1,) * num_steps, (samples,) * num_steps, (True,) * num_steps)
 
     method = Method(plan, reward, value, none, top_k(), name="pilot")
-    result = search(denoiser, method, prompts, seed=seed, chunk=chunk)
+    result = search(denoiser, method, prompts, seed=seed, chunks=chunks)
     return Pilot(torch.stack([step.values for step in result.trace if step.values is not None], dim=-1).cpu())
 
 

@@ -2,7 +2,8 @@
 
 from ..core import plan as plans
 from ..core import potential, selection
-from ..core.contract import Method, Reward
+from ..core.contract import Reward
+from ..core.method import Method
 from ..core.plan import Coins, Drop, Plan, Search, positive
 from ..core.value import posterior_mean
 
@@ -31,7 +32,7 @@ def published(
     Args:
         reward: `(images, prompts) -> [N]`.
         bs: beams that the drop schedule falls to; with few steps the pool ends above it, for the last never drops.
-        duplicate_size: children a beam at every step.
+        duplicate_size: children per beam at every step.
         w: how many times as many at a searching step.
         oversamplerate: the pool starts with B = bs * oversamplerate beams.
         search_schedule: all, uniform, linear or exponential.

@@ -90,7 +90,7 @@ def test_rollover_that_never_improves_spends_all_and_one_that_always_does_spends
     spent = run(methods.rbf(reward(falling), width=3), ["a"])
     # At the first step, where there is no parent's value, one child is enough; what it left is used at the next.
     assert [step.values.isfinite().sum().item() for step in spent.trace[:-1]] == [1, 5, 3, 3, 3]
-    assert spent.bill == spent.planned
+    assert spent.cost.bill == spent.cost.planned
     saved = run(methods.rbf(reward(rising), width=3), ["a"])
     assert [step.values.isfinite().sum().item() for step in saved.trace[:-1]] == [1, 1, 1, 1, 1]
 
@@ -194,7 +194,8 @@ def test_an_interrupt_at_any_call_carries_the_survivors_of_the_last_step(name, w
             assert len(seen) % STEPS == 0  # only what comes before a first step has nothing to carry
     else:
         raise AssertionError("the run never completed")
-    assert kept >= 1 and bare >= 1
+    whole_runs = "best_of_n", "random_search"  # whose reward is asked at the clean end alone
+    assert kept >= 1 and (bare >= 1) == (where == "network" or name not in whole_runs)
 
 
 @few

@@ -38,7 +38,7 @@ def noises(shape, prompts=2, seed=3):
 
 
 def searched(denoiser, prompts=PROMPTS, noise=None):
-    plain = dsearch.methods.plain(tiny.contrast)
+    plain = dsearch.methods.plain(tiny.contrast, 1)
     return dsearch.search(denoiser, plain, prompts, rng=noise or noises(denoiser._shape, len(prompts)))
 
 
@@ -264,7 +264,7 @@ def test_a_search_finds_more_than_plain_sampling_and_changes_nothing_of_the_pipe
     denoiser = adapter(pipe, num_inference_steps=STEPS)
     prompts = ["", ""] if adapter is DDPM else PROMPTS
     found = dsearch.search(denoiser, dsearch.methods.svdd(tiny.contrast, 6), prompts, seed=1)
-    plain = dsearch.search(denoiser, dsearch.methods.plain(tiny.contrast), prompts, seed=1)
+    plain = dsearch.search(denoiser, dsearch.methods.plain(tiny.contrast, 1), prompts, seed=1)
     assert (found.rewards > plain.rewards).all()
     assert freed == [True, True]
     assert_same(before, state(pipe))

@@ -94,7 +94,7 @@ class Two:
 @pytest.mark.parametrize(
     ("method", "says"),
     [
-        (methods.rbf(smooth, width=3), "which 2 processes cannot share; give it at least 2 prompts"),
+        (methods.rbf(smooth, width=3), "which 2 processes cannot share; give at least 2 prompts"),
         (methods.published(smooth, bs=2, w=2), "pools its prompts, which 2 processes cannot share"),
     ],
     ids=["rollover", "pool"],

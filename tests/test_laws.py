@@ -1,5 +1,6 @@
 """The laws every method obeys, run over every module of `dsearch.methods` by its `example(reward)`."""
 
+import dataclasses
 import random
 
 import pytest
@@ -203,7 +204,7 @@ def test_lineage_replays_the_latents_through_the_recorded_noise(example, seed):
         name = ""
         if method.rounds is not None:
             name, beam = f"round {beam // beams + 1}/", beam % beams
-        if method.enough is not None and child and result.plan.score[step]:
+        if method.expand is not None and child and result.plan.score[step]:
             name, child = f"draw {child[0]}/", (0,)
         return recorder.drawn["normal", name + use, step][(b, beam, *child)]
 
@@ -225,14 +226,14 @@ def test_the_trace_has_every_step_s_beams_width_and_values(example):
     result = run(method)
     plan = result.plan
     reach = [1 + sum(w - 1 for w in plan.width[: i + 1]) for i in range(5)] + [1]  # what can have rolled over
-    widths = plan.width if method.enough is None else reach
+    widths = plan.width if method.expand is None else reach
     assert [(s.step, s.alive, s.width) for s in result.trace] == [*zip(range(6), plan.alive, widths, strict=True)]
     for i, step in enumerate(result.trace):
         if plan.score[i] or i == 5:
             assert step.values.shape == (len(result.images), plan.alive[i] * widths[i])
             assert not step.values.isnan().any()
             drawn = step.values > -torch.inf
-            assert drawn.all() if method.enough is None else drawn.unflatten(1, (plan.alive[i], -1)).any(-1).all()
+            assert drawn.all() if method.expand is None else drawn.unflatten(1, (plan.alive[i], -1)).any(-1).all()
         else:
             assert step.values is None
 
@@ -244,24 +245,26 @@ def test_final_rewards_are_those_of_the_last_trace(example):
 
 
 @every_method
-def test_the_callback_meets_every_step_with_its_survivors(example):
+def test_a_watching_function_meets_every_step_of_every_round_with_its_survivors(example):
     met = []
     method = example(smooth)
     result = run(method, watch=[lambda step, beams: met.append((step, beams))])
     rounds = 1 if method.rounds is None else method.rounds.count
-    assert [step.step for step, _ in met] == [*range(5)] * rounds + [5]
-    if rounds == 1:
-        assert [step for step, _ in met] == result.trace
-    assert met[-1][0] is result.trace[-1]
-    for step, beams in met:
-        i = step.step
-        kept = result.plan.keep[i] // (rounds if i < 5 else 1)
+    assert [step.step for step, _ in met] == [*range(6)] * rounds
+    for at, (step, beams) in enumerate(met):
+        i, whole = step.step, result.trace[step.step]
+        here = slice(at // 6 * step.alive * step.width, (at // 6 + 1) * step.alive * step.width)
+        assert (step.values is None) == (whole.values is None)
+        if step.values is not None:
+            assert torch.equal(step.values, whole.values[:, here])  # the rounds stand side by side in the result
+        kept = step.alive * step.width if rounds > 1 and i == 5 else result.plan.keep[i] // rounds
         assert beams.x.shape[1] == beams.value.shape[1] == beams.pred.x0.shape[1] == kept
-        if rounds == 1 or i == 5:
+        if rounds == 1:
             assert torch.equal(beams.child, result.lineage.child[i])
         if step.values is not None and result.plan.score[i]:
             assert torch.equal(beams.value, take(step.values, beams.child))
-    assert torch.equal(take(met[-1][1].x, result.lineage.order), result.latents)
+    if rounds == 1:
+        assert torch.equal(take(met[-1][1].x, result.lineage.order), result.latents)
 
 
 @every_method
@@ -287,7 +290,7 @@ def test_progress_counts_exactly_the_planned_rows(example):
     run(method, progress=Bar, chunks=dsearch.Chunks(network=5))
     (bar,) = bars
     assert bar.total == method.bill(6).model_calls * (1 if method.pool else len(PROMPTS))
-    assert bar.done == bar.total if method.enough is None else bar.done <= bar.total
+    assert bar.done == bar.total if method.expand is None else bar.done <= bar.total
     assert not bar.open
 
 
@@ -329,7 +332,7 @@ def test_within_a_budget_the_largest_size_is_found(example, rows, decodes):
             method.within(budget, 6)
         return
     sized = {size: dataclasses.replace(method.plan, size=size)(6) for size in range(1, 402)}
-    fitting = [size for size, plan in sized.items() if budget.allows(plan.bill(method.value.cost))]
+    fitting = [size for size, plan in sized.items() if budget.allows(plan.bill(method.cost))]
     if not fitting:
         with pytest.raises(ValueError, match=rf"the smallest {method.name} costs Bill\(.*raise it"):
             method.within(budget, 6)

@@ -154,7 +154,7 @@ def test_scores_tell_the_level_the_width_and_the_parents_values():
         return best_child(scores, keep, rng)
 
     result = run(made(spy), ["a"])
-    assert [s.step for s, _ in seen] == [1, 2, 3, 4, 5, 6] and [k for _, k in seen] == [2] * 6
+    assert [s.level for s, _ in seen] == [1, 2, 3, 4, 5, 6] and [k for _, k in seen] == [2] * 6
     assert [s.final for s, _ in seen] == [False] * 5 + [True]
     assert all(s.width == 2 for s, _ in seen)
     assert seen[0][0].parent.isnan().all()
@@ -172,7 +172,7 @@ def test_a_parent_s_value_is_its_last_where_a_step_is_not_scored():
 
     plan = Plan(2, (1,) * 6, (2,) * 6, (False, True, False, False, True, False))
     run(made(spy, plan=lambda num_steps: plan), ["a"])
-    assert [s.step for s in seen] == [2, 5]
+    assert [s.level for s in seen] == [2, 5]
     assert torch.equal(seen[1].parent, seen[0].value)
 
 
@@ -201,17 +201,17 @@ def test_a_potential_s_increments_and_memory_follow_the_beams():
 
 
 class Rollout:
-    """Two model calls and two rewards a candidate; honest about it, or not."""
+    """Two model calls and two rewards per candidate; honest about it, or not."""
 
     def __init__(self, honest=True):
         self.honest = honest
 
-    def __call__(self, children, step, engine):
+    def __call__(self, children, level, engine):
         for _ in range(2):
-            ahead = engine.predict(children.x, children.prompt_index, step)
-        return (engine.reward(ahead.x0, children.prompt_index, step) + posterior_mean(children, step, engine)) / 2
+            ahead = engine.predict(children.x, children.prompt_index, level)
+        return (engine.reward(ahead.x0, children.prompt_index, level) + posterior_mean(children, level, engine)) / 2
 
-    def cost(self, step, num_steps):
+    def cost(self, level, num_steps):
         return Bill(2, 2, 2) if self.honest else Bill(0, 2, 2)
 
 
@@ -237,18 +237,20 @@ def test_a_value_that_overspends_its_cost_is_stopped():
         (lambda images, prompts: torch.zeros(len(images) + 1), r"shape \(5,\) for 4 images"),
         (lambda images, prompts: torch.zeros(len(images), 1), r"shape \(4, 1\) for 4 images"),
         (lambda images, prompts: 0.0, r"shape \(\) for 4 images"),
-        (lambda images, prompts: None, "the reward raised"),
+        (lambda images, prompts: None, "the reward returned a NoneType; return one real number per image"),
+        (lambda images, prompts: (smooth(images, prompts), {}), "returned a tuple of 2; return one real number"),
+        (lambda images, prompts: smooth(images, prompts).to(torch.complex64), r"returned torch.complex64 numbers"),
         (lambda images, prompts: 1 / 0, "the reward raised ZeroDivisionError: division by zero"),
         (lambda images, prompts: images.mean(1) * math.nan, "nan for 4 of 4 images"),
     ],
-    ids=["too-long", "column", "scalar", "nothing", "raises", "nan"],
+    ids=["too-long", "column", "scalar", "nothing", "tuple", "complex", "raises", "nan"],
 )
-def test_a_reward_that_goes_wrong_is_named_with_step_and_prompts(reward, says):
+def test_a_reward_that_goes_wrong_is_named_with_level_and_prompts(reward, says):
     with pytest.raises(RewardError, match=says) as error:
         run(methods.svdd(reward, width=2))
-    assert error.value.step == 1
+    assert error.value.level == 1
     assert error.value.prompts == ["a", "a", "b", "b"]
-    assert str(error.value).endswith("(step 1, prompts 'a', 'b')")
+    assert str(error.value).endswith("(level 1, prompts 'a', 'b')")
 
 
 def test_the_cause_of_a_reward_s_failure_is_kept():
@@ -261,7 +263,7 @@ def test_a_nan_names_only_the_prompts_concerned():
     def reward(images, prompts):
         return torch.tensor([math.nan if prompt == "b" else 1.0 for prompt in prompts])
 
-    with pytest.raises(RewardError, match=r"nan for 3 of 9 images \(step 1, prompts 'b'\)") as error:
+    with pytest.raises(RewardError, match=r"nan for 3 of 9 images \(level 1, prompts 'b'\)") as error:
         run(methods.svdd(reward, width=3), ["a", "b", "c"])
     assert error.value.prompts == ["b"] * 3
 
@@ -280,13 +282,19 @@ def test_only_the_prompts_of_the_failing_chunk_are_named():
 def test_a_failure_at_the_clean_end_names_the_last_level():
     with pytest.raises(RewardError) as error:
         run(methods.plain(lambda images, prompts: images))
-    assert error.value.step == 6
+    assert error.value.level == 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32, torch.bool])
 def test_rewards_of_any_real_dtype_are_ranked_in_float32_or_more(dtype):
     result = run(methods.best_of_n(lambda images, prompts: (images[:, 0] > 0).to(dtype), n=3, keep=3))
-    assert result.rewards.dtype == torch.promote_types(dtype, torch.float32)
+    whole = dtype == torch.int32  # which float32 would round above 2^24
+    assert result.rewards.dtype == (torch.float64 if whole else torch.promote_types(dtype, torch.float32))
+
+
+def test_whole_numbers_that_float32_cannot_tell_apart_are_ranked():
+    result = run(methods.best_of_n(lambda images, prompts: 2**40 + torch.arange(len(images)), n=4, keep=4), ["a"])
+    assert result.rewards[0].tolist() == [2**40 + k for k in (3, 2, 1, 0)]
 
 
 def test_a_reward_may_return_a_list():
@@ -318,9 +326,8 @@ def test_a_softmax_over_siblings_that_are_all_forbidden_still_draws_one():
         ({"ids": [1]}, "1 ids for 2 groups"),
         ({"ids": [1, 2, 3]}, "3 ids for 2 groups"),
         ({"ids": [1, 2], "rng": dsearch.KeyedRng(0, (0, 1))}, "ids or rng, not both"),
-        ({"chunk": 0}, "chunk is 0"),
-        ({"decode_chunk": -1}, "decode_chunk is -1"),
-        ({"reward_chunk": 1.5}, r"reward_chunk is 1\.5"),
+        ({"watch": [dsearch.HeldOut({"a": smooth})] * 2}, "two HeldOut; give one"),
+        ({"watch": [dsearch.Thumbnails(8)] * 2}, "two Thumbnails; give one"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_before_anything_is_spent(options, says):
@@ -329,6 +336,35 @@ def test_arguments_that_cannot_be_are_refused_before_anything_is_spent(options, 
 
     with pytest.raises(ValueError, match=says):
         run(methods.svdd(smooth), **{"prompts": PROMPTS, "denoiser": Untouched(), **options})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"network": 0}, "chunks.network is 0"),
+        ({"decoder": -1}, "chunks.decoder is -1"),
+        ({"reward": 1.5}, r"chunks.reward is 1\.5"),
+        ({"network": None, "pad": True}, "give chunks.network and chunks.decoder as numbers"),
+    ],
+)
+def test_chunks_that_cannot_be_are_refused(sizes, says):
+    with pytest.raises(ValueError, match=says):
+        dsearch.Chunks(**sizes)
+
+
+@pytest.mark.parametrize("watcher", [3, dsearch.Target, {"clip": smooth}])
+def test_what_cannot_watch_is_refused(watcher):
+    with pytest.raises(TypeError, match="give watchers .* or functions"):
+        run(methods.svdd(smooth), watch=[watcher])
+
+
+def test_a_value_of_another_shape_is_refused():
+    class Column(type(posterior_mean)):
+        def __call__(self, children, level, engine):
+            return super().__call__(children, level, engine)[..., None]
+
+    with pytest.raises(ValueError, match=r"the value of svdd returned shape \(2, 3, 1\) for candidates \(2, 3\) at level 1"):
+        run(methods.svdd(smooth, width=3, value=Column()))
 
 
 def test_a_pool_smaller_than_its_prompts_is_refused():

@@ -403,8 +403,7 @@ def test_chunks_and_batch_mates_change_nothing(example, seed, sizes):
     method, prompts = example(fit), ["a", "bb", "a"]
     ids = ["pool"] if method.pool else ["x", "y", "z"]
     one = run(method, prompts, masked.example(), seed=seed, ids=ids)
-    chunks = dict(zip(("chunk", "decode_chunk", "reward_chunk"), sizes, strict=True))
-    assert_same_result(one, run(method, prompts, masked.example(), seed=seed, ids=ids, **chunks))
+    assert_same_result(one, run(method, prompts, masked.example(), seed=seed, ids=ids, chunks=dsearch.Chunks(*sizes)))
     for b in range(0 if method.pool else 3):
         alone = run(method, [prompts[b]], masked.example(), seed=seed, ids=[ids[b]])
         # Methods that may stop early report the mean bill of their groups.
@@ -433,7 +432,7 @@ def test_search_raises_the_reward(order):
         return dsearch.search(denoiser, method, [""] * 60, ids=range(60)).rewards[:, 0].mean()
 
     m = dsearch.methods
-    plain = best(m.plain(reward))
+    plain = best(m.plain(reward, 1))
     others = [
         m.best_of_n(reward, 4),
         m.svdd(reward, 4),
@@ -506,12 +505,12 @@ def spoilt(value, place=2, when=1):
 @pytest.mark.parametrize(
     ("logits", "says"),
     [
-        (lambda x, step: torch.zeros(*x.shape, 4), r"returned \(2, 4, 4\) of torch.float32 at step 0.*\(2, 4, 3\)"),
+        (lambda x, step: torch.zeros(*x.shape, 4), r"returned \(2, 4, 4\) of torch.float32 at level 0.*\(2, 4, 3\)"),
         (lambda x, step: torch.zeros(len(x), 3), r"returned \(2, 3\)"),
-        (lambda x, step: torch.zeros(*x.shape, 3, dtype=torch.long), "of torch.int64 at step 0; return floats"),
-        (spoilt(torch.nan, when=0), "at step 0 the highest logit of position 2 in row 1 is nan"),
-        (spoilt(torch.inf, when=0), "at step 0 the highest logit of position 2 in row 1 is inf"),
-        (spoilt(-torch.inf, when=0), "at step 0 the highest logit of position 2 in row 1 is -inf"),
+        (lambda x, step: torch.zeros(*x.shape, 3, dtype=torch.long), "of torch.int64 at level 0; return floats"),
+        (spoilt(torch.nan, when=0), "at level 0 the highest logit of position 2 in row 1 is nan"),
+        (spoilt(torch.inf, when=0), "at level 0 the highest logit of position 2 in row 1 is inf"),
+        (spoilt(-torch.inf, when=0), "at level 0 the highest logit of position 2 in row 1 is -inf"),
         (spoilt(torch.tensor([0.0, torch.nan, 0.0]), when=0), "is nan"),
     ],
 )
@@ -553,7 +552,7 @@ def test_a_step_takes_one_prediction_a_beam():
     denoiser = model(4)
     x = torch.full((1, 1, 2, 4), 3)
     pred = Prediction((x, torch.zeros(1, 1, 2, 4, 3), torch.ones(1, 1, 2, dtype=torch.long)), x)
-    with pytest.raises(ValueError, match="2 predictions a beam at step 0"):
+    with pytest.raises(ValueError, match="2 predictions per beam at step 0"):
         denoiser.step(x, pred, 0, denoiser.noise(0, (1, 1, 2), dsearch.KeyedRng(0, (0,))))
 
 

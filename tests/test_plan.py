@@ -50,7 +50,7 @@ def dsearch_arguments(draw):
         "num_steps": draw(st.integers(1, 30)),
         "beams": beams,
         "keep": draw(st.integers(1, beams)),
-        "budget": draw(st.integers(beams, 200)),
+        "rows_per_step": draw(st.integers(beams, 200)),
         "drop": draw(st.sampled_from(DROPS)),
         "search": draw(st.sampled_from(SEARCHES)),
         "coins": draw(st.integers(0, 1000)),
@@ -149,10 +149,10 @@ def test_a_plan_that_cannot_be_is_refused_with_step_value_and_bound(arguments, s
         (lambda: flip("all", 5, [0.5, float("nan"), 0.5, 0.5]), r"coin nan is outside"),
         (lambda: flip("all", 5, -1), "coins=-1"),
         (lambda: methods.best_of_n(None, n=2, keep=3), "keep=3 exceeds n=2"),
-        (lambda: methods.dsearch(None, beams=5, rows_per_step=4), "budget=4 .*beams=5"),
-        (lambda: methods.dsearch(None, beams=5, keep=6), "keep=6 exceeds beams=5"),
-        (lambda: methods.dsearch_r(None, beams=5, rows_per_step=4), "budget=4 .*beams=5"),
-        (lambda: methods.dsearch_r(None, beams=33, rate=0.03), "rate=0.03 of 33 beams replaces none.*34"),
+        (lambda: methods.dsearch(None, beams=5, rows_per_step=4), "rows_per_step=4 .*beams=5"),
+        (lambda: methods.dsearch(None, beams=5, keep=6, rows_per_step=25), "keep=6 exceeds beams=5"),
+        (lambda: methods.dsearch_r(None, beams=5, rows_per_step=4), "rows_per_step=4 .*beams=5"),
+        (lambda: methods.dsearch_r(None, beams=33, rows_per_step=99, rate=0.03), "rate=0.03 of 33 beams replaces none.*34"),
         (lambda: methods.svdd(None, temperature=-1.0), "temperature=-1.0 must be above 0"),
         (lambda: methods.published(None, bs=0), "bs is 0"),
         (lambda: methods.published(None, replacerate=0.5, drop_schedule="linear"), "replacerate=0.5.*'linear'"),
@@ -226,17 +226,17 @@ def test_dsearch_keep_never_rises_and_ends_at_its_target(arguments):
 
 
 @given(dsearch_arguments())
-def test_dsearch_rows_never_exceed_the_budget(arguments):
-    assert max(dsearch_plan(**arguments).rows) <= arguments["budget"]
+def test_dsearch_rows_never_exceed_the_rows_per_step(arguments):
+    assert max(dsearch_plan(**arguments).rows) <= arguments["rows_per_step"]
 
 
 @given(dsearch_arguments())
-def test_dsearch_spends_the_budget_at_searching_steps_and_one_row_a_beam_at_the_others(arguments):
+def test_dsearch_spends_the_rows_of_a_step_where_it_searches_and_one_per_beam_at_the_others(arguments):
     plan = dsearch_plan(**arguments)
     on = flip(arguments["search"], arguments["num_steps"], arguments["coins"])
     for i, searches in enumerate(on):
         assert plan.score[i] == searches
-        assert plan.width[i] == (arguments["budget"] // plan.alive[i] if searches else 1)
+        assert plan.width[i] == (arguments["rows_per_step"] // plan.alive[i] if searches else 1)
     assert (plan.width[-1], plan.score[-1]) == (1, True)
 
 
@@ -327,7 +327,7 @@ def test_largest_refuses_a_limit_below_the_least_and_a_cost_that_does_not_rise()
         largest(lambda n: 5, 29)
 
 
-def test_dsearch_r_shares_its_budget_among_its_beams_and_drops_none():
+def test_dsearch_r_shares_its_rows_among_its_beams_and_drops_none():
     method = methods.dsearch_r(None, beams=5, rows_per_step=17, rate=0.2, search="uniform", coins=[0.0, 0.99, 0.0])
     assert method.plan(4) == Plan(5, (3, 1, 3, 1), (5,) * 4, (True, False, True, False))
 

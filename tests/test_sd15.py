@@ -62,7 +62,7 @@ def test_width_one_equals_the_pipeline_bit_for_bit(pipe):
     generator = torch.Generator().manual_seed(5)
     start, *noise = (torch.randn(2, 4, 8, 8, generator=generator)[:, None] for _ in range(steps + 1))
     recorded = tiny.Recorded(start, [each[:, :, None] for each in noise])
-    result = dsearch.search(denoiser, dsearch.methods.plain(tiny.contrast), prompts, rng=recorded)
+    result = dsearch.search(denoiser, dsearch.methods.plain(tiny.contrast, 1), prompts, rng=recorded)
 
     pipe.scheduler = DDIMScheduler(**tiny.SD_DDIM)
     generator = torch.Generator().manual_seed(5)

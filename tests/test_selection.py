@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -11,7 +12,7 @@ from strategies import log_weights, populations, scores
 
 from dsearch import KeyedRng, methods
 from dsearch.core import resample as schemes
-from dsearch.core.contract import Prediction, take
+from dsearch.core.contract import Choice, Prediction, take
 from dsearch.core.selection import (
     best_child,
     chain,
@@ -356,7 +357,14 @@ def test_take_gathers_none_tuples_and_named_tuples_alike():
     assert taken[2].x0.tolist() == [[4, 0]]
 
 
-@pytest.mark.parametrize("tree", [[torch.zeros(1, 2)], {"a": torch.zeros(1, 2)}, 3.0])
+def test_take_gathers_lists_mappings_and_dataclasses_alike():
+    x, i = torch.arange(6.0).reshape(1, 3, 2), torch.tensor([[2, 0]])
+    taken = take([{"a": x, "b": "as it is"}, Choice(x[..., 0], x[..., 1])], i)
+    assert taken[0]["a"].tolist() == [[[4, 5], [0, 1]]] and taken[0]["b"] == "as it is"
+    assert isinstance(taken[1], Choice) and taken[1].index.tolist() == [[4, 0]] and taken[1].kl is None
+
+
+@pytest.mark.parametrize("tree", [object(), np.zeros((1, 2)), {torch.zeros(1, 2)}])
 def test_take_refuses_what_is_no_tree_of_tensors(tree):
     with pytest.raises(TypeError, match=f"not {type(tree).__name__}"):
         take(tree, torch.tensor([[0]]))

@@ -461,7 +461,7 @@ def test_chunk_sizes_change_no_choice(method):
             denoiser, method, PROMPTS, chunks=dsearch.Chunks(network=size, decoder=size, reward=2 * size)
         )
         same(parts, whole)
-        assert parts.bill == whole.cost.bill
+        assert parts.cost.bill == whole.cost.bill
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())

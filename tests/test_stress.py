@@ -52,7 +52,7 @@ SVDD = methods.svdd(smooth, width=20)
 # ---- memory ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("where", "kind"), [("predict", "chunk"), ("decode", "decode_chunk")])
+@pytest.mark.parametrize(("where", "kind"), [("predict", "network"), ("decode", "decoder")])
 @pytest.mark.parametrize("rows", [1, 3, 7])
 def test_out_of_memory_halves_the_chunk_remembers_it_and_changes_nothing(where, kind, rows):
     model, asked = small(rows, where)
@@ -62,9 +62,9 @@ def test_out_of_memory_halves_the_chunk_remembers_it_and_changes_nothing(where, 
     assert tight.cost.bill == whole.cost.bill  # what was tried in vain is not billed
     failed = [n for n in asked if n > rows]
     assert failed == sorted(set(failed), reverse=True)  # a size that failed is not tried again
-    assert 1 <= tight.chunks[kind] <= rows
+    assert 1 <= getattr(tight.chunks, kind) <= rows
     again, asked = small(rows, where)
-    run(SVDD, denoiser=again, **tight.chunks)
+    run(SVDD, denoiser=again, chunks=tight.chunks)
     assert max(asked) <= rows
 
 
@@ -79,12 +79,12 @@ def test_a_reward_that_runs_out_of_memory_is_asked_in_halves():
 
     tight, whole = run(dataclasses.replace(SVDD, reward=reward)), run(SVDD)
     assert_identical(group(tight, 0), group(whole, 0))
-    assert tight.cost.bill == whole.cost.bill and tight.chunks["reward_chunk"] <= 5
+    assert tight.cost.bill == whole.cost.bill and tight.chunks.reward <= 5
 
 
 @pytest.mark.parametrize("where", ["predict", "decode"])
 def test_a_single_row_that_does_not_fit_is_an_error_with_a_remedy(where):
-    with pytest.raises(ModelError, match=r"chunk=1.*out of memory.*half precision.*offloading.*prompts 'a'") as error:
+    with pytest.raises(ModelError, match=r"out of memory with chunks.\w+=1.*half precision.*offloading.*prompts 'a'") as error:
         run(SVDD, denoiser=small(0, where)[0])
     assert isinstance(error.value.__cause__, torch.OutOfMemoryError)
 
@@ -114,9 +114,9 @@ def test_real_memory_that_runs_out_is_survived():
         model.predict = hungry
         held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 30), resource.RLIM_INFINITY))
-        tight = dsearch.search(model, method, "a", chunk=None)
+        tight = dsearch.search(model, method, "a", chunks=dsearch.Chunks(network=None))
         assert torch.equal(whole.images, tight.images)
-        assert 1 <= tight.chunks["chunk"] <= 16, tight.chunks
+        assert 1 <= tight.chunks.network <= 16, tight.chunks
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -180,7 +180,7 @@ def test_children_that_stream_are_those_of_all_at_once(chunk, steps):
     streamed = run(method, chunks=dsearch.Chunks(network=chunk, decoder=chunk, reward=chunk))
     for b in range(2):
         assert_identical(group(streamed, b), group(whole, b))
-    assert streamed.bill == whole.cost.bill
+    assert streamed.cost.bill == whole.cost.bill
 
 
 def test_the_first_of_equal_children_survives_in_any_chunks():
@@ -204,7 +204,7 @@ class PerGroup:
 def test_a_value_whose_noise_is_not_per_candidate_cannot_stream_and_says_so():
     method = dataclasses.replace(SVDD, value=PerGroup())
     run(method, chunks=dsearch.Chunks(network=None))
-    with pytest.raises(ValueError, match=r"'one' at step 1 draws \(2, 1\) for .* candidates a group.*chunk=None"):
+    with pytest.raises(ValueError, match=r"'one' at step 1 draws \(2, 1\) for .* candidates per group.*network=None"):
         run(method, chunks=dsearch.Chunks(network=6, decoder=6, reward=6))
 
 
@@ -239,7 +239,7 @@ def test_a_reward_that_keeps_failing_is_named_and_what_was_paid_for_is_kept():
     flaky = EveryNth(4)
     with pytest.raises(RewardError, match="raised ConnectionError: call 4 was dropped") as error:
         run(dataclasses.replace(SVDD, reward=flaky), chunks=dsearch.Chunks(reward=None))
-    assert (error.value.step, error.value.reached) == (4, 3)
+    assert (error.value.level, error.value.reached) == (4, 3)
     beams = error.value.beams
     assert beams.prompt_index.tolist() == [[0], [1]] and torch.equal(beams.value, smooth(beams.pred.x0, []))
     with pytest.raises(RewardError, match="call 1 was dropped") as first:
@@ -279,7 +279,7 @@ def test_a_nan_or_infinity_of_the_model_is_named_with_step_and_prompt(where, who
     with pytest.raises(ModelError, match=f"{who} returned nan or infinity.*bfloat16 or float32") as error:
         run(SVDD, denoiser=Wrapped(where, change))
     if where == "predict":
-        assert error.value.step == 3 and set(error.value.prompts) == {"b"} and error.value.reached == 2
+        assert error.value.level == 3 and set(error.value.prompts) == {"b"} and error.value.reached == 2
         assert "20 of 40 rows" in str(error.value)
 
 
@@ -307,7 +307,7 @@ def test_padded_chunks_have_one_size_and_change_nothing(chunk):
 
 
 def test_padding_to_no_size_is_refused():
-    with pytest.raises(ValueError, match=r"pad=True.*give chunk and decode_chunk"):
+    with pytest.raises(ValueError, match=r"pad=True.*give chunks.network and chunks.decoder"):
         run(SVDD, chunks=dsearch.Chunks(pad=True, network=None))
 
 
@@ -342,7 +342,7 @@ def test_an_error_on_the_host_is_named_like_any_other():
     class Host(EveryNth):
         on_host = True
 
-    with pytest.raises(RewardError, match=r"call 3 was dropped.*step 1, prompts 'a'"):
+    with pytest.raises(RewardError, match=r"call 3 was dropped.*level 1, prompts 'a'"):
         run(dataclasses.replace(SVDD, reward=Host(3)), chunks=dsearch.Chunks(decoder=4))
 
 

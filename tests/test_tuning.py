@@ -117,4 +117,4 @@ def test_a_tuned_search_runs_on_its_own_pilot():
     model = toy.example()
     made = dsearch.pilot(model, smooth, ["a", "b"], samples=64)
     method = methods.tuned(smooth, made.gain, rows_per_step=4)
-    assert run(method, denoiser=model).rewards.mean() > run(methods.plain(smooth)).rewards.mean()
+    assert run(method, denoiser=model).rewards.mean() > run(methods.plain(smooth, 1)).rewards.mean()

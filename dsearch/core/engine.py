@@ -326,7 +326,10 @@ def _numbers(said: Any, n: int) -> Tensor:
     """
     if isinstance(said, tuple):
         raise TypeError(f"a tuple of {len(said)}")
-    value = said.detach() if isinstance(said, Tensor) else torch.as_tensor(said, device="cpu")
+    try:
+        value = said.detach() if isinstance(said, Tensor) else torch.as_tensor(said, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"a {type(said).__name__}") from error
     if value.shape != (n,):
         raise ValueError(f"shape {tuple(value.shape)} for {n} images")
     if value.is_complex():

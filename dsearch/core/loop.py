@@ -69,7 +69,7 @@ def search(
     """
     prompts = _checked(prompts)
     plan, groups = _planned(method, denoiser.num_steps, len(prompts))
-    planned = plan.bill(method.value.cost)
+    planned = plan.bill(method.cost)
     rng, watching = _source(rng, seed, ids, groups), Watching(watch)
     if share is not None and (method.expand is not None or watching.sees_candidates):
         who = f"{method.name} draws one child after another" if method.expand else "what watches candidates sees its own"

@@ -106,7 +106,17 @@ class Method:
 
         A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early spend less.
         """
-        return self.plan(num_steps).bill(self.value.cost)
+        return self.plan(num_steps).bill(self.cost)
+
+    def cost(self, level: int, num_steps: int) -> Bill:
+        """What the value of one candidate that the plan draws at a level costs at most.
+
+        A method with an `expand` of its own may draw it later, where values may cost more.
+        """
+        if self.expand is None:
+            return self.value.cost(level, num_steps)
+        later = [self.value.cost(at, num_steps) for at in range(level, num_steps)]
+        return Bill(*(max(units) for units in zip(*later, strict=True)))
 
     def checked(self) -> Method:
         """Itself, after a look at the plan of a single step: bad sizes are refused where a method is made."""
@@ -122,5 +132,5 @@ class Method:
         plan = self.plan
         if not isinstance(plan, Sized):
             raise ValueError(f"the plan of {self.name} has no size; give it plan=Sized(make, size)")
-        size = budget.largest(lambda n: replace(plan, size=n)(num_steps).bill(self.value.cost), self.name)
+        size = budget.largest(lambda n: replace(plan, size=n)(num_steps).bill(self.cost), self.name)
         return replace(self, plan=replace(plan, size=size))

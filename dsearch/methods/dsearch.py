@@ -49,8 +49,11 @@ def dsearch(
 
     def plan(rows: int, num_steps: int) -> Plan:
         """At another number of rows per step, with beams in proportion."""
-        start = beams if rows == rows_per_step else min(rows, max(keep, round(rows * beams / rows_per_step)))
-        return dsearch_plan(num_steps, start, min(keep, start), rows, drop, search, coins, max_width)
+        start, end = beams, keep
+        if rows != rows_per_step:
+            start = min(rows, max(keep, round(rows * beams / rows_per_step)))
+            end = min(keep, start)
+        return dsearch_plan(num_steps, start, end, rows, drop, search, coins, max_width)
 
     method = Method(
         plan=Sized(plan, rows_per_step) if isinstance(drop, str) else partial(plan, rows_per_step),

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core.contract import Beams, Denoiser, Reward, take
+from ..core.chunks import Chunks
+from ..core.contract import Beams, Denoiser, Reward, Step, take
 from ..core.loop import search
 from ..core.plan import one_of, positive
-from ..core.steps import Step
 from ..core.value import Sees
 from ..methods.plain import plain
 
@@ -92,12 +92,12 @@ def collect(
     *,
     batch: int = 32,
     seed: int = 20_000,
-    chunk: int | None = 32,
+    chunks: Chunks = Chunks(),  # noqa: B008  # frozen
     progress: bool = False,
 ) -> Trajectories:
     """Samples every prompt plainly, and keeps what the samples looked like on the way and what they ended with.
 
-    It costs `samples * T` rows and `samples` decodes a prompt, whatever the number of rewards.
+    It costs `samples * T` rows and `samples` decodes per prompt, whatever the number of rewards.
 
     Args:
         denoiser: the model.
@@ -106,24 +106,24 @@ def collect(
         samples: of each prompt.
         batch: of these, how many at once.
         seed: apart from the search's.
-        chunk: rows at once through the network.
+        chunks: rows at once, as in `search`.
         progress: a bar for each batch.
     """
     positive("samples", samples), positive("batch", batch)
     if not rewards:
         raise ValueError("no rewards; name at least one, {'aesthetic': reward}")
-    guide = next(iter(rewards.values()))
+    first = next(iter(rewards.values()))
     parts = list[Trajectories]()
     for done in range(0, samples, batch):
         levels: list[tuple[Tensor, Tensor]] = []
 
         def keep(step: Step, beams: Beams, levels: list[tuple[Tensor, Tensor]] = levels) -> None:
-            if step.step < denoiser.num_steps - 1:
+            if step.level < denoiser.num_steps:
                 levels.append((beams.x.half().cpu(), beams.pred.x0.half().cpu()))
 
-        method = plain(guide, min(batch, samples - done))
+        method = plain(first, min(batch, samples - done))
         ids = [f"{i} from {done}" for i in range(len(prompts))]
-        result = search(denoiser, method, prompts, seed=seed, ids=ids, chunk=chunk, progress=progress, callback=keep)
+        result = search(denoiser, method, prompts, seed=seed, ids=ids, chunks=chunks, progress=progress, watch=[keep])
         # The result comes best first; back to the order of the beams.
         images = take(result.images, result.lineage.order.argsort(dim=-1)).flatten(0, 1)
         texts = [text for group in result.prompts for text in group]
@@ -186,10 +186,10 @@ class ValueNetwork(nn.Module):
         prompt_dim = 0 if embed is None else embed(runs.prompts[:1]).shape[-1]
         return cls(runs.x.shape[2], runs.num_steps, prompt_dim=prompt_dim, embed=embed, **options)
 
-    def forward(self, x: Tensor, step: int | Tensor, prompts: Sequence[str]) -> Tensor:
+    def forward(self, x: Tensor, level: int | Tensor, prompts: Sequence[str]) -> Tensor:
         """Samples `[R, C, ...]` of one level, or of one each `[R]`, and R prompts -> `[R]` in units of the reward."""
-        level = torch.as_tensor(step, device=x.device).expand(len(x)) / self.num_steps
-        waves = level[:, None] * math.pi * torch.arange(1, 9, device=x.device)
+        time = torch.as_tensor(level, device=x.device).expand(len(x)) / self.num_steps
+        waves = time[:, None] * math.pi * torch.arange(1, 9, device=x.device)
         about = [waves.sin(), waves.cos()]
         if self.embed is not None:
             about.append(self.embed(list(prompts)).to(x.device, torch.float32))
@@ -275,7 +275,7 @@ def fit(
         runs: from `collect`; at least 10.
         reward: the name of one of their rewards.
         steps: of AdamW, its rate warmed up and annealed.
-        batch: samples a step.
+        batch: samples per step.
         rate: the highest learning rate.
         weight_decay: of AdamW.
         held_out: share of the runs to judge by.

@@ -27,11 +27,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .core.contract import Denoiser, Method, Tree, map_tree
-from .core.loop import search as search_alone
 from .core.panel import Look
 from .core.plan import Bill, positive
-from .core.result import Lineage, Result
+from .core.result import Lineage
 from .core.steps import Step
+from .result import Result
+from .searching import search as search_alone
 
 __all__ = ["Ranks", "RanksLost", "joined", "processes", "search"]
 

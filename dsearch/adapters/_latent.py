@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._optional import optional
 from ..core.contract import Prediction, Rng
 from ..core.plan import positive
 from ..core.rng import move
@@ -118,7 +119,8 @@ def refuse_others(pipe: Any, kind: str, known_as: str) -> None:
     from .._torchvision import mend
 
     mend()
-    import diffusers
+    with optional():
+        import diffusers
 
     if not isinstance(pipe, getattr(diffusers, kind)):
         raise TypeError(f"{type(pipe).__name__} is not a {kind} ({known_as})")

@@ -69,5 +69,5 @@ def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> No
     for name in given:
         if name not in known:
             near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise TypeError(f"{owner} has no option {name!r}; {hint}It takes {', '.join(known)}")
+            hint = f"did you mean {near[0]}? It" if near else "it"
+            raise TypeError(f"{owner} has no option {name!r}; {hint} takes {', '.join(known)}")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .. import methods
+from .._optional import optional
 from .._torchvision import mend
 from ..adapters.loaded import from_pipeline
 from ..core import value
@@ -53,7 +54,8 @@ def denoiser(model: Model) -> Denoiser:
     if model.pipeline.startswith((".", "/")) and not Path(model.pipeline).is_dir():
         raise ValueError(f"no model folder {model.pipeline}; give a folder, a hub id or box")
     hush()
-    from diffusers import DiffusionPipeline
+    with optional():
+        from diffusers import DiffusionPipeline
 
     if boxed:
         from ..box import pipeline_path
@@ -283,11 +285,13 @@ def hush() -> None:
     """Model libraries talk while they load; a program should not."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     mend()
-    import transformers
+    with optional():
+        import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    import diffusers
+    with optional():
+        import diffusers
 
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()

@@ -126,11 +126,12 @@ class Result(Found):
             cells = []
             for k, text in enumerate(group[:SHOWN]):
                 scores = self._scores(b, k)
-                said = [f"{scores['reward']:.4g}", *(f"{n} {s:.4g}" for n, s in scores.get("observed", {}).items())]
-                said += [_short(text, 24)] * (text != group[0])
+                said = [f"{scores['reward']:.4g}"]
+                said += [f"{_words(name, 40)} {score:.4g}" for name, score in scores.get("observed", {}).items()]
+                said += [_words(text, 24)] * (text != group[0])  # of a pool
                 picture = "" if pictures is None else _img(pictures[b][k], pixels, text)
-                cells.append(f"<td style='text-align:center'>{picture}{'<br>'.join(map(escape, said))}</td>")
-            rows.append(f"<tr><th style='text-align:left'>{escape(_short(group[0], 80))}</th>{''.join(cells)}</tr>")
+                cells.append(f"<td style='text-align:center'>{picture}{'<br>'.join(said)}</td>")
+            rows.append(f"<tr><th style='text-align:left'>{_words(group[0], 80)}</th>{''.join(cells)}</tr>")
         hidden = len(self.prompts) > SHOWN or len(self.prompts[0]) > SHOWN
         about = f"{self._size()}{f'; the first {SHOWN} are shown' if hidden else ''}. {self._spent()}."
         return f"<table>{''.join(rows)}</table><p>{escape(about)}</p>"
@@ -199,11 +200,16 @@ def _img(picture: Image, pixels: int, text: str) -> str:
     small.thumbnail((pixels, pixels))
     coded = base64.b64encode(_png(small)).decode()
     style = f"width:{max(128, small.width)}px;image-rendering:{'auto' if small.width >= 128 else 'pixelated'}"
-    return f"<img src='data:image/png;base64,{coded}' alt='{escape(_short(text, 80))}' style='{style}'><br>"
+    return f"<img src='data:image/png;base64,{coded}' alt='{_words(text, 80)}' style='{style}'><br>"
 
 
 def _short(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _words(text: str, longest: int) -> str:
+    """Text for a page, where a lone surrogate cannot be sent."""
+    return escape(_short(text, longest).encode(errors="replace").decode())
 
 
 def _moved(tree: Any, device: str | torch.device) -> Any:

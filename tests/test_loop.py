@@ -319,6 +319,7 @@ def test_a_softmax_over_siblings_that_are_all_forbidden_still_draws_one():
 def test_arguments_that_cannot_be_are_refused_before_anything_is_spent(options, says):
     class Untouched:
         num_steps = 6
+        encode = start = noise = predict = step = decode = None
 
     with pytest.raises(ValueError, match=says):
         run(methods.svdd(smooth), **{"prompts": PROMPTS, "denoiser": Untouched(), **options})

@@ -4,20 +4,24 @@ No gradients, no training: at every denoising step it draws several children of 
 reward each will end with, keeps the best, and spends its budget where it pays.
 """
 
+from .core import plan as plans
+from .core import potential, resample, selection
 from .core.budget import Budget, Prices, measure
 from .core.chunks import Chunks
 from .core.contract import Beams, Choice, Denoiser, Potential, Prediction, Reward, Rng, Scores, Selector, Step
 from .core.errors import Interrupted, ModelError, RewardError, SearchError
-from .core.loop import search
 from .core.method import Method, Rounds, Sized, Value
 from .core.plan import Bill, Plan
-from .core.result import Cost, Lineage, Result
+from .core.result import Cost, Lineage
 from .core.rng import KeyedRng
 from .core.tuning import Pilot, pilot
 from .core.watch import HeldOut, Look, Target, Thumbnails, Watcher
 
 # isort: split
-from . import distributed, methods  # last, so that a method's file may import any name above from `dsearch`
+# Last, so that a method's file may import any name above, and `values`, from `dsearch`.
+from . import adapters, distributed, methods, rewards, values
+from .result import Result
+from .searching import search
 
 __version__ = "0.2.0"
 
@@ -55,9 +59,16 @@ __all__ = [
     "Thumbnails",
     "Value",
     "Watcher",
+    "adapters",
     "distributed",
     "measure",
     "methods",
     "pilot",
+    "plans",
+    "potential",
+    "resample",
+    "rewards",
     "search",
+    "selection",
+    "values",
 ]

@@ -28,10 +28,11 @@ from torch import Tensor
 
 from .core.chunks import Chunks
 from .core.contract import Denoiser, Tree, map_tree
-from .core.loop import search as search_alone
 from .core.method import Method
 from .core.plan import Bill, positive
-from .core.result import Cost, Result
+from .core.result import Cost
+from .result import Result
+from .searching import search as search_alone
 
 __all__ = ["Ranks", "RanksLost", "joined", "processes", "search"]
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._optional import optional
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,7 +25,8 @@ DPI = 130
 
 def to_pil(images: Tensor) -> list[Image]:
     """Images `[N, 3, H, W]` in [0, 1] -> N Pillow images, 8 bits a channel, rounded."""
-    from PIL import Image
+    with optional():
+        from PIL import Image
 
     bytes_ = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in bytes_]
@@ -32,7 +35,9 @@ def to_pil(images: Tensor) -> list[Image]:
 def from_png(file: Path) -> Tensor:
     """A picture's file -> `[3, H, W]` in [0, 1]."""
     import numpy as np
-    from PIL import Image
+
+    with optional():
+        from PIL import Image
 
     with Image.open(file) as picture:
         return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
@@ -219,7 +224,8 @@ def _refer(axis, panel: Panel) -> dict[str, Any]:  # type: ignore[no-untyped-def
 
 
 def _pyplot() -> Any:
-    import matplotlib
+    with optional():
+        import matplotlib
 
     matplotlib.use("agg")  # files only: no window, no display needed
     import matplotlib.pyplot as plt

@@ -73,7 +73,8 @@ def test_a_process_that_dies_ends_the_job_and_what_was_finished_is_kept(launched
 
 
 def test_a_network_agrees_to_float_tolerance_and_chooses_alike(launched):
-    alone = dsearch.search(**ranks.network())
+    options = ranks.network()
+    alone = dsearch.search(options.pop("denoiser"), **options)
     for processes in (2, 3):
         shared = launched[processes]["network"]
         assert torch.equal(shared["path"], alone.lineage.path())

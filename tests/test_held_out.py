@@ -86,7 +86,9 @@ def test_a_prompt_whose_held_out_reward_falls_while_its_value_rises_is_searched_
     assert stopped.cost.spent.model_calls < free.cost.spent.model_calls
     agrees = run(method, seed=1, watch=[dsearch.HeldOut({"same": smooth}, every=1, patience=1)])
     assert agrees.looks[-1].scores["same"].equal(agrees.rewards)
-    none = run(method, seed=1, watch=[dsearch.HeldOut({"flat": lambda x, prompts: torch.zeros(len(x))}, every=1, patience=1)])
+    none = run(
+        method, seed=1, watch=[dsearch.HeldOut({"flat": lambda x, prompts: torch.zeros(len(x))}, every=1, patience=1)]
+    )
     assert_same_result(none, free)
 
 
@@ -104,7 +106,9 @@ def test_what_goes_wrong_in_a_held_out_reward_is_named():
     def broken(x, prompts):
         raise RuntimeError("no more")
 
-    with pytest.raises(dsearch.RewardError, match=r"the held-out reward 'judge' raised RuntimeError: no more \(level 2"):
+    with pytest.raises(
+        dsearch.RewardError, match=r"the held-out reward 'judge' raised RuntimeError: no more \(level 2"
+    ):
         run(methods.svdd(smooth, 2), watch=[dsearch.HeldOut({"judge": broken}, every=2)])
     with pytest.raises(dsearch.RewardError, match=r"the held-out reward 'judge' returned shape \(\)"):
         run(methods.svdd(smooth, 2), watch=[dsearch.HeldOut({"judge": lambda x, prompts: x.mean()})])

@@ -333,6 +333,7 @@ def test_a_softmax_over_siblings_that_are_all_forbidden_still_draws_one():
 def test_arguments_that_cannot_be_are_refused_before_anything_is_spent(options, says):
     class Untouched:
         num_steps = 6
+        encode = start = noise = predict = step = decode = None
 
     with pytest.raises(ValueError, match=says):
         run(methods.svdd(smooth), **{"prompts": PROMPTS, "denoiser": Untouched(), **options})
@@ -363,7 +364,9 @@ def test_a_value_of_another_shape_is_refused():
         def __call__(self, children, level, engine):
             return super().__call__(children, level, engine)[..., None]
 
-    with pytest.raises(ValueError, match=r"the value of svdd returned shape \(2, 3, 1\) for candidates \(2, 3\) at level 1"):
+    with pytest.raises(
+        ValueError, match=r"the value of svdd returned shape \(2, 3, 1\) for candidates \(2, 3\) at level 1"
+    ):
         run(methods.svdd(smooth, width=3, value=Column()))
 
 

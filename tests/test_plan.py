@@ -152,7 +152,10 @@ def test_a_plan_that_cannot_be_is_refused_with_step_value_and_bound(arguments, s
         (lambda: methods.dsearch(None, beams=5, rows_per_step=4), "rows_per_step=4 .*beams=5"),
         (lambda: methods.dsearch(None, beams=5, keep=6, rows_per_step=25), "keep=6 exceeds beams=5"),
         (lambda: methods.dsearch_r(None, beams=5, rows_per_step=4), "rows_per_step=4 .*beams=5"),
-        (lambda: methods.dsearch_r(None, beams=33, rows_per_step=99, rate=0.03), "rate=0.03 of 33 beams replaces none.*34"),
+        (
+            lambda: methods.dsearch_r(None, beams=33, rows_per_step=99, rate=0.03),
+            "rate=0.03 of 33 beams replaces none.*34",
+        ),
         (lambda: methods.svdd(None, temperature=-1.0), "temperature=-1.0 must be above 0"),
         (lambda: methods.published(None, bs=0), "bs is 0"),
         (lambda: methods.published(None, replacerate=0.5, drop_schedule="linear"), "replacerate=0.5.*'linear'"),

@@ -84,7 +84,9 @@ def test_a_reward_that_runs_out_of_memory_is_asked_in_halves():
 
 @pytest.mark.parametrize("where", ["predict", "decode"])
 def test_a_single_row_that_does_not_fit_is_an_error_with_a_remedy(where):
-    with pytest.raises(ModelError, match=r"out of memory with chunks.\w+=1.*half precision.*offloading.*prompts 'a'") as error:
+    with pytest.raises(
+        ModelError, match=r"out of memory with chunks.\w+=1.*half precision.*offloading.*prompts 'a'"
+    ) as error:
         run(SVDD, denoiser=small(0, where)[0])
     assert isinstance(error.value.__cause__, torch.OutOfMemoryError)
 

@@ -2,6 +2,7 @@
 
 from .ddpm import DDPM as DDPM
 from .flux import Flux as Flux
+from .loaded import from_pipeline as from_pipeline
 from .masked import Masked as Masked
 from .modular_sdxl import search_step as search_step
 from .stable_diffusion import StableDiffusion as StableDiffusion

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._optional import optional
 from ..core.contract import Prediction, Rng
 from ..core.plan import positive
 from ..core.rng import move
@@ -53,7 +54,9 @@ class Latent:
     def noise(self, step: int, batch_shape: tuple[int, int, int], rng: Rng) -> Tensor:
         """Normals `[B, K, w, ...]`, float32."""
         if self.kernel.eta == 0 and batch_shape[2] > 1:
-            raise ValueError(f"width={batch_shape[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
+            raise ValueError(
+                f"width={batch_shape[2]} at step {step}: with eta=0 all children are equal; set eta above 0"
+            )
         return move(rng.normal("noise", step, (*batch_shape, *self._shape)), self._device)
 
     def predict(self, x: Tensor, level: int, cond: Any, prompt_index: Tensor) -> Prediction:
@@ -118,7 +121,8 @@ def refuse_others(pipe: Any, kind: str, known_as: str) -> None:
     from .._torchvision import mend
 
     mend()
-    import diffusers
+    with optional():
+        import diffusers
 
     if not isinstance(pipe, getattr(diffusers, kind)):
         raise TypeError(f"{type(pipe).__name__} is not a {kind} ({known_as})")

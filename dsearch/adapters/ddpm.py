@@ -71,7 +71,9 @@ class DDPM:
     def noise(self, step: int, batch_shape: tuple[int, int, int], rng: Rng) -> Tensor:
         """Normals `[B, K, w, C, H, W]`, float32."""
         if self.kernel.eta == 0 and batch_shape[2] > 1:
-            raise ValueError(f"width={batch_shape[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
+            raise ValueError(
+                f"width={batch_shape[2]} at step {step}: with eta=0 all children are equal; set eta above 0"
+            )
         return move(rng.normal("noise", step, (*batch_shape, *self._shape)), self._device)
 
     def predict(self, x: Tensor, level: int, cond: Tensor | None, prompt_index: Tensor) -> Prediction:

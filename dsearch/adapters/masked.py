@@ -139,7 +139,9 @@ class Masked:
         """
         x, logits, left = pred.out  # x with its template
         if logits.shape[2] != 1:
-            raise ValueError(f"{logits.shape[2]} predictions per beam at step {step}; children share their parent's one")
+            raise ValueError(
+                f"{logits.shape[2]} predictions per beam at step {step}; children share their parent's one"
+            )
         log_p = logits.double() / self.temperature
         # One distribution to w draws: [B, K, L, V] and [B, K, L, w] -> [B, K, w, L].
         token = invert_cdf(log_p[:, :, 0], noise[..., 1].transpose(2, 3)).transpose(2, 3)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.contract import Prediction
 from ..core.loop import search
 from ..core.method import Method
+from ..result import Result
 from ._kernel import kernel
 from .stable_diffusion_xl import StableDiffusionXL
 
@@ -131,7 +132,7 @@ def _block() -> type:
             denoiser = _Parts(components, block_state, self._rows, eta, preview)
             found = search(denoiser, method, prompts, **options)
             block_state.latents = found.latents[:, 0].to(block_state.latents.dtype)
-            block_state.search = found
+            block_state.search = Result.of(found)
             self.set_block_state(state, block_state)
             return components, state
 

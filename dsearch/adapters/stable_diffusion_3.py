@@ -88,12 +88,17 @@ class StableDiffusion3(Latent):
         )
         return _Condition(text, pooled), _Condition(uncond, uncond_pooled) if self.guided else None
 
-    def _network(self, x: Tensor, level: int, cond: tuple[_Condition, _Condition | None], prompt_index: Tensor) -> Tensor:
+    def _network(
+        self, x: Tensor, level: int, cond: tuple[_Condition, _Condition | None], prompt_index: Tensor
+    ) -> Tensor:
         with_, without = cond
         x, text, pooled = x.to(self._dtype), with_.text[prompt_index], with_.pooled[prompt_index]
         if without is not None:
             x = x.repeat(2, 1, 1, 1)
-            text, pooled = torch.cat([without.text[prompt_index], text]), torch.cat([without.pooled[prompt_index], pooled])
+            text, pooled = (
+                torch.cat([without.text[prompt_index], text]),
+                torch.cat([without.pooled[prompt_index], pooled]),
+            )
         out = self.pipe.transformer(
             hidden_states=x,
             timestep=self.kernel.timesteps[level].expand(len(x)),

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .._optional import optional
 from .metrics import Interval, interval
 
 T = TypeVar("T")
@@ -31,7 +32,8 @@ def over_seeds(cells: Tensor, pooled: bool = False) -> Interval | None:
     Returns:
         None where no prompt has 2 seeds.
     """
-    from scipy.stats import t
+    with optional():
+        from scipy.stats import t
 
     if pooled:
         cells = cells.nanmean(dim=1, keepdim=True)

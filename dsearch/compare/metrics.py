@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._optional import optional
 from ..core.plan import positive
 
 __all__ = ["Interval", "bootstrap", "diversity", "interval", "paired"]
@@ -39,7 +40,8 @@ def interval(samples: Tensor) -> Interval:
     Raises:
         ValueError: for fewer than 2 samples, which have no interval.
     """
-    from scipy.stats import t
+    with optional():
+        from scipy.stats import t
 
     samples = _checked(samples)
     n, mean = len(samples), float(samples.mean())

@@ -9,6 +9,7 @@ from math import isfinite, isnan, nan
 import torch
 from torch import Tensor
 
+from .._optional import optional
 from ..experiments.folder import Trace
 from .intervals import around, jackknife
 from .metrics import Interval
@@ -105,7 +106,8 @@ def descent(trace: Trace) -> list[Tensor]:
 
 def _spearman(by_seed: Mapping[int, Points], seeds: Sequence[int]) -> float:
     """The rank correlation of the points of some seeds; nan where values or rewards are all equal."""
-    from scipy.stats import rankdata
+    with optional():
+        from scipy.stats import rankdata
 
     points = torch.tensor([point for seed in seeds for point in by_seed.get(seed, [])], dtype=torch.float64)
     x, y = (torch.from_numpy(rankdata(axis)) for axis in points.T.numpy())

@@ -43,7 +43,9 @@ class Chunks:
             if getattr(self, kind) is not None:
                 object.__setattr__(self, kind, positive(f"chunks.{kind}", getattr(self, kind)))
         if self.pad and None in (self.network, self.decoder):
-            raise ValueError("pad=True fills chunks up to their size; give chunks.network and chunks.decoder as numbers")
+            raise ValueError(
+                "pad=True fills chunks up to their size; give chunks.network and chunks.decoder as numbers"
+            )
 
     @property
     def block(self) -> int | None:

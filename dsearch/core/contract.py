@@ -27,8 +27,8 @@ __all__ = [
     "Choice",
     "Denoiser",
     "Memory",
-    "Potential",
     "Parts",
+    "Potential",
     "Prediction",
     "Reward",
     "Rng",
@@ -74,8 +74,10 @@ def map_tree(function: Callable[..., Tensor], *trees: Tree) -> Tree:
         return make(*leaves) if hasattr(first, "_fields") else make(leaves)
     if first is None or isinstance(first, int | float | str):
         return trees[0]
-    raise TypeError(f"what follows a beam is a tensor, None, or a tuple, list, mapping or dataclass of them, "
-                    f"not {type(first).__name__}")
+    raise TypeError(
+        f"what follows a beam is a tensor, None, or a tuple, list, mapping or dataclass of them, "
+        f"not {type(first).__name__}"
+    )
 
 
 def own(tree: Tree) -> Tree:

@@ -72,7 +72,9 @@ def search(
     planned = plan.bill(method.cost)
     rng, watching = _source(rng, seed, ids, groups), Watching(watch)
     if share is not None and (method.expand is not None or watching.sees_candidates):
-        who = f"{method.name} draws one child after another" if method.expand else "what watches candidates sees its own"
+        who = (
+            f"{method.name} draws one child after another" if method.expand else "what watches candidates sees its own"
+        )
         raise ValueError(
             f"{who}, which {share.size} processes cannot share; give at least {share.size} prompts, so that each "
             "process has its own, or one process"
@@ -183,7 +185,9 @@ def _beside(runs: list[Descent]) -> Descent:
         values = [one.values for one in parts if one.values is not None]
         return replace(parts[0], alive=len(runs) * parts[0].alive, values=joined(values) if values else None)
 
-    lineage = [joined(parts, n) for parts, n in zip(zip(*(run.lineage for run in runs), strict=True), rows, strict=True)]
+    lineage = [
+        joined(parts, n) for parts, n in zip(zip(*(run.lineage for run in runs), strict=True), rows, strict=True)
+    ]
     return Descent(
         replace(runs[0].beams.beside(*(run.beams for run in runs[1:])), child=lineage[-1]),
         joined([run.images for run in runs]),

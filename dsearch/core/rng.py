@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .contract import Rng
-
 __all__ = ["KeyedParts", "KeyedRng", "invert_cdf", "move"]
 
 

@@ -55,7 +55,9 @@ def children(engine: Engine, beams: Beams, step: int, width: int, drawn: Tensor 
 def light(beams: Beams, width: int, drawn: Tensor | None) -> Beams:
     """What candidates have of their parents, `[B, N]`: all but the sample and its prediction, which are None."""
     kept = (beams.value, beams.log_w, beams.memory, beams.kl, beams.prompt_index)
-    value, log_w, memory, kl, prompt_index = map_tree(lambda leaf: repeat(leaf, "b k ... -> b (k w) ...", w=width), kept)
+    value, log_w, memory, kl, prompt_index = map_tree(
+        lambda leaf: repeat(leaf, "b k ... -> b (k w) ...", w=width), kept
+    )
     if drawn is not None:
         prompt_index = torch.where(drawn, prompt_index, -1)
     child = torch.arange(prompt_index.shape[1], device=prompt_index.device).repeat(len(prompt_index), 1)
@@ -86,7 +88,9 @@ def finished(
     images, rewards = engine.finish(clean.pred.x0, clean.prompt_index)
     watching.candidates(clean, rewards, plan.num_steps, engine, images)
     last = plan.num_steps - 1
-    survivors = narrow(engine, method, plan, last, clean, rewards) if plan.score[last] else replace(clean, value=rewards)
+    survivors = (
+        narrow(engine, method, plan, last, clean, rewards) if plan.score[last] else replace(clean, value=rewards)
+    )
     return survivors, take(images, survivors.child), rewards
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from .. import methods
+from .._optional import optional
 from .._torchvision import mend
+from ..adapters.loaded import from_pipeline
 from ..core import value
 from ..core.budget import Budget, Prices, measure
 from ..core.contract import Denoiser, Method, Reward
@@ -40,7 +42,8 @@ def denoiser(model: Model) -> Denoiser:
     """The model, loaded; its pipeline's class decides which adapter takes it.
 
     Raises:
-        ValueError: for a device, folder, adapter argument or pipeline that is not there.
+        ValueError: for a device or a folder that is not there.
+        TypeError: for a pipeline that no adapter takes, or an argument that its adapter does not have.
     """
     if ":" in model.pipeline:
         return _attribute(model.pipeline)(**model.args)
@@ -51,7 +54,8 @@ def denoiser(model: Model) -> Denoiser:
     if model.pipeline.startswith((".", "/")) and not Path(model.pipeline).is_dir():
         raise ValueError(f"no model folder {model.pipeline}; give a folder, a hub id or box")
     hush()
-    from diffusers import DiffusionPipeline
+    with optional():
+        from diffusers import DiffusionPipeline
 
     if boxed:
         from ..box import pipeline_path
@@ -62,12 +66,10 @@ def denoiser(model: Model) -> Denoiser:
         safety_checker=None,
         requires_safety_checker=False,
     ).to(device)
-    adapter = _adapter(type(pipe).__name__)
     args = {**({"guidance_scale": 2.5} if boxed else {}), **model.args}
     if model.preview is not None:
         args["preview"] = _preview(model, boxed, dtype, device)
-    _bind(adapter, args, type(pipe).__name__, pipe)
-    return adapter(pipe, num_inference_steps=model.num_steps, **args)
+    return from_pipeline(pipe, num_inference_steps=model.num_steps, **args)
 
 
 def dtype_of(model: Model) -> str:
@@ -268,19 +270,6 @@ def _bind(make: Callable[..., Any], args: Mapping[str, Any], name: str, *positio
         raise ValueError(f"{name}: {error}") from error
 
 
-def _adapter(pipeline: str) -> Any:
-    """The adapter class that takes a class of pipelines."""
-    from .. import adapters
-
-    found: dict[str, Any] = {}
-    for name in dir(adapters):
-        for taken in getattr(getattr(adapters, name), "pipelines", ()):
-            found.setdefault(taken, getattr(adapters, name))
-    if pipeline not in found:
-        raise ValueError(f"no adapter takes a {pipeline}; those taken: {', '.join(sorted(found))}")
-    return found[pipeline]
-
-
 def _preview(model: Model, boxed: bool, dtype: torch.dtype, device: str) -> Any:
     if (model.preview == "box") != boxed:
         raise ValueError(f"preview {model.preview} does not read the latents of {model.pipeline}; give its own")
@@ -296,11 +285,13 @@ def hush() -> None:
     """Model libraries talk while they load; a program should not."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     mend()
-    import transformers
+    with optional():
+        import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    import diffusers
+    with optional():
+        import diffusers
 
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from .._optional import optional
 from ..core.plan import Bill
 
 __all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "from_data", "load", "parse"]
@@ -217,7 +218,8 @@ def parse(text: str, name: str = "experiment", folder: Path | None = None) -> Ex
     Raises:
         ExperimentError: pointing at the line.
     """
-    import yaml
+    with optional():
+        import yaml
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -248,7 +250,8 @@ def from_data(data: Any, name: str = "experiment") -> Experiment:
 
 def _lines(node: Any, path: Path_) -> Iterator[tuple[Path_, int]]:
     """The line of every part of a YAML document, from 1; a key that stands twice is refused."""
-    import yaml
+    with optional():
+        import yaml
 
     yield path, node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):

@@ -24,6 +24,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .._optional import optional
 from ..core.result import Result
 from .experiment import Experiment, ExperimentError, Unit, from_data
 from .files import dumps, write
@@ -113,7 +114,8 @@ class Run:
 
     def trace(self, unit: Unit) -> Trace:
         """What the unit's search did."""
-        from safetensors import safe_open
+        with optional():
+            from safetensors import safe_open
 
         with safe_open(self.folder / "units" / unit.name / "trace.safetensors", "pt") as file:
             about = json.loads(file.metadata()["trace"])
@@ -130,7 +132,8 @@ class Run:
 
     def thumbnails(self, unit: Unit) -> dict[tuple[int, int], bytes]:
         """By group and step, a WebP picture of the candidates in order, `min(N, 16383 // w)` a row; empty for none."""
-        from safetensors import safe_open
+        with optional():
+            from safetensors import safe_open
 
         file = self.folder / "units" / unit.name / "thumbnails.safetensors"
         if not file.is_file():
@@ -213,7 +216,8 @@ def _records(whole: Run, unit: Unit, result: Result, maker: str) -> Iterator[dic
 
 
 def _trace_bytes(result: Result) -> bytes:
-    from safetensors.torch import save
+    with optional():
+        from safetensors.torch import save
 
     def compact(index: Tensor) -> Tensor:
         return (
@@ -235,8 +239,10 @@ def _trace_bytes(result: Result) -> bytes:
 
 def _thumbnail_bytes(result: Result) -> bytes:
     import numpy as np
-    from PIL import Image
-    from safetensors.numpy import save
+
+    with optional():
+        from PIL import Image
+        from safetensors.numpy import save
 
     held = {}
     for i, step in enumerate(result.thumbnails):

@@ -17,7 +17,6 @@ def plain(reward: Reward, beams: int = 4) -> Method:
         beams: samples per prompt.
     """
 
-
     def plan(beams: int, num_steps: int) -> Plan:
         return uniform_plan(num_steps, beams, search=[False] * (num_steps - 1))
 

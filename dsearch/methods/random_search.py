@@ -42,7 +42,9 @@ def rounds_of_runs(name: str, reward: Reward, candidates: int, keep: int, rounds
         return Plan(n, (1,) * num_steps, (*(n,) * idle, min(keep, candidates)), (*(False,) * idle, True))
 
     select = selection.top_k(independent=rounds.independent)
-    return Method(Sized(plan, candidates), reward, posterior_mean, potential.none, select, name=name, rounds=rounds).checked()
+    return Method(
+        Sized(plan, candidates), reward, posterior_mean, potential.none, select, name=name, rounds=rounds
+    ).checked()
 
 
 @dataclass

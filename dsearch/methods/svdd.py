@@ -26,7 +26,6 @@ def svdd(
         value: how a child's final reward is estimated; `value.learned(network)` makes it SVDD-MC.
     """
 
-
     def plan(width: int, num_steps: int) -> Plan:
         return uniform_plan(num_steps, beams, width)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._optional import optional
 from ..compare import over_prompts, over_seeds
 from ..compare.cells import usual_baseline
 from ..core.plan import Bill
@@ -125,7 +126,8 @@ def _described(budget: dict[str, float]) -> str:
 
 
 def _yaml(config: dict[str, Any]) -> str:
-    import yaml
+    with optional():
+        import yaml
 
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._optional import optional
+
 
 def read_weights(path: str | Path, keys: Sequence[str], source: str, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a safetensors or PyTorch file on the CPU, `state_dict` unwrapped; nothing in it is run.
@@ -39,8 +41,9 @@ def read_weights(path: str | Path, keys: Sequence[str], source: str, prefix: str
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        with optional():
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
 
         try:
             return load_file(file)

@@ -11,6 +11,8 @@ from dsearch._torchvision import mend
 from dsearch.rewards._inputs import check_images, check_prompts
 from dsearch.rewards.clip_score import HUB_ID, Preprocess
 
+from .._optional import optional
+
 __all__ = ["Classifier"]
 
 
@@ -77,7 +79,8 @@ class Classifier:
 
 def _load(path: str | Path, download: bool) -> tuple[Any, dict[str, Any]]:
     mend()
-    from transformers import AutoModelForImageClassification, ImageProcessingMixin
+    with optional():
+        from transformers import AutoModelForImageClassification, ImageProcessingMixin
 
     name, local = str(path), {"local_files_only": not download}
     needed = ("config.json", "model.safetensors", "preprocessor_config.json")

@@ -17,6 +17,8 @@ from dsearch._torchvision import mend
 from dsearch.rewards._inputs import check_images, check_prompts
 from dsearch.rewards._texts import Remembered
 
+from .._optional import optional
+
 __all__ = ["CLIPScore"]
 
 # One file of each row must be there. The names are those that transformers' save_pretrained writes.
@@ -201,7 +203,8 @@ def _load(path: str | Path, download: bool) -> tuple[Any, Any, dict[str, Any]]:
     """A directory or hub id -> the model, its tokenizer and its preprocessing; none runs foreign code."""
     _check_files(path)
     mend()
-    from transformers import AutoTokenizer, CLIPModel, ImageProcessingMixin
+    with optional():
+        from transformers import AutoTokenizer, CLIPModel, ImageProcessingMixin
 
     name, local = str(path), {"local_files_only": not download}
     try:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from dsearch.rewards._inputs import check_images, check_prompts
 
+from .._optional import optional
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -72,7 +74,8 @@ class Compressibility:
             return [count for counts in pool.map(self._encode, runs) for count in counts]
 
     def _encode(self, pixels: "np.ndarray") -> list[int]:
-        from PIL import Image
+        with optional():
+            from PIL import Image
 
         counts = []
         with _scratch() as file:

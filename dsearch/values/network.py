@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._optional import optional
 from ..core.chunks import Chunks
 from ..core.contract import Beams, Denoiser, Reward, Step, take
 from ..core.loop import search
@@ -67,7 +68,8 @@ class Trajectories:
 
     def save(self, path: str | Path) -> None:
         """To a safetensors file."""
-        from safetensors.torch import save_file
+        with optional():
+            from safetensors.torch import save_file
 
         tensors = {f"reward/{name}": values.contiguous() for name, values in self.rewards.items()}
         save_file(
@@ -204,7 +206,8 @@ class ValueNetwork(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """To a safetensors file, sizes included; `embed` is not saved."""
-        from safetensors.torch import save_file
+        with optional():
+            from safetensors.torch import save_file
 
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path, {"config": json.dumps(self.config)})
 
@@ -347,7 +350,8 @@ def _held_out(network: ValueNetwork, runs: Trajectories, reward: str, most: int 
 
 
 def _opened(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import safe_open
+    with optional():
+        from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

@@ -205,6 +205,14 @@ class Experiment:
             found[name] = {key: {"kind": one.kind, **one.args} for key, one in found[name].items()}
         return json.loads(json.dumps(found, default=_refuse_objects))
 
+    def under(self, *guides: str) -> Experiment:
+        """The part of it that some of its guides steer, with the methods of that part alone."""
+        sweeps = self.sweeps or ({axis: tuple(getattr(self, axis)) for axis in AXES},)
+        kept = [{**sweep, "guides": tuple(g for g in sweep["guides"] if g in guides)} for sweep in sweeps]
+        kept = [sweep for sweep in kept if sweep["guides"]]
+        methods = {name: self.methods[name] for name in self.methods if any(name in sweep["methods"] for sweep in kept)}
+        return dataclasses.replace(self, guides=guides, methods=methods, sweeps=tuple(kept) if self.sweeps else ())
+
     def watchers(self, guide: str) -> tuple[str, ...]:
         """The rewards that watch where `guide` steers."""
         return tuple(name for name in self.observe or () if name != guide)

@@ -155,7 +155,7 @@ class Found:
         self.planned: dict[Key, set[Place]] = {}
         for run in self.runs:
             for unit in run.units:
-                self.planned.setdefault(_key(run, unit), set()).update((unit.seed, p) for p in unit.positions)
+                self.planned.setdefault(key_of(run, unit), set()).update((unit.seed, p) for p in unit.positions)
         self.twice = 0
 
     @property
@@ -210,7 +210,7 @@ class Found:
         for run in self.runs:
             firsts = {unit.model: unit.index for unit in reversed(run.units)}
             for unit in run.finished:
-                self.twice += not cells[_key(run, unit)].add(run, unit, firsts[unit.model] == unit.index)
+                self.twice += not cells[key_of(run, unit)].add(run, unit, firsts[unit.model] == unit.index)
         return cells
 
     @cached_property
@@ -244,7 +244,7 @@ class Found:
         return (*named, units, limits, self.names.index(key.method))
 
 
-def _key(run: Run, unit: Unit) -> Key:
+def key_of(run: Run, unit: Unit) -> Key:
     """The row that a unit belongs to."""
     return Key(unit.model, unit.guide, tuple(sorted(run.experiment.budgets[unit.budget].items())), unit.method)
 

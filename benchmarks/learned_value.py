@@ -21,29 +21,32 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from frontier import GUIDES, STEPS, Box, box, signed, splice
 from scipy import stats
+from throughput import rewrite
 from torch import Tensor
 
 import dsearch
 from dsearch import Budget, methods
-from dsearch.box import DEMO_PROMPTS
-from dsearch.compare.metrics import interval, paired
+from dsearch.compare.metrics import Interval, interval, paired
 from dsearch.core import value
+from dsearch.experiments import load
+from dsearch.experiments.build import Workshop
 from dsearch.values.network import Trajectories, ValueNetwork
 
+STUDY = load("frontier")
+GUIDES, STEPS = STUDY.guides, STUDY.models["box"].num_steps
 LEVELS = (3, 6, 9, 12, 15, 18)
 NAMES = {"mean": "posterior mean", "x": "learned from x_t", "x0": "learned from the posterior mean"}
 SWITCHED = "learned from the posterior mean, its reward from half of the steps on"
 
 
-def networks(world: Box, folder: Path, guide: str) -> dict[str, ValueNetwork]:
-    embed = world.rewards["clip"].text_embeddings  # type: ignore[attr-defined]
+def networks(world: Workshop, folder: Path, guide: str) -> dict[str, ValueNetwork]:
+    embed = world.reward("clip", "box").text_embeddings  # type: ignore[attr-defined]
     return {sees: ValueNetwork.load(folder / f"{guide}_{sees}.safetensors", embed=embed) for sees in ("x", "x0")}
 
 
 @torch.no_grad()
-def ranks(world: Box, folder: Path, guide: str) -> dict[str, list[float]]:
+def ranks(world: Workshop, folder: Path, guide: str) -> dict[str, list[float]]:
     """Spearman's correlation with the final reward on the runs held out, by level, mean over prompts."""
     _, runs = Trajectories.load(folder / "runs.safetensors").split(0.125)
     said: dict[str, list[Tensor]] = {name: [] for name in NAMES}
@@ -52,8 +55,8 @@ def ranks(world: Box, folder: Path, guide: str) -> dict[str, list[float]]:
         x, x0 = runs.x[:, level - 1].float(), runs.x0[:, level - 1].float()
         said["x"].append(trained["x"](x, level, runs.prompts))
         said["x0"].append(trained["x0"](x0, level, runs.prompts))
-        images = torch.cat([world.denoiser.decode(part) for part in x0.split(50)])
-        said["mean"].append(torch.as_tensor(world.rewards[guide](images, runs.prompts)))
+        images = torch.cat([world.model("box").decode(part) for part in x0.split(50)])
+        said["mean"].append(torch.as_tensor(world.reward(guide, "box")(images, runs.prompts)))
     ends, prompts = runs.rewards[guide], sorted(set(runs.prompts))
 
     def correlation(values: Tensor) -> float:
@@ -63,24 +66,29 @@ def ranks(world: Box, folder: Path, guide: str) -> dict[str, list[float]]:
     return {name: [correlation(v) for v in values] for name, values in said.items()}
 
 
-def search(world: Box, folder: Path, guide: str, bill: int, seeds: int) -> list[dict[str, Any]]:
+def search(world: Workshop, folder: Path, guide: str, bill: int, seeds: int) -> list[dict[str, Any]]:
     """SVDD with each value, sized to one bill of rows, over the same noise."""
-    prompts = list(DEMO_PROMPTS[:4]) * seeds
+    prompts = list(STUDY.prompts) * seeds
     ids = [f"{i // 4}/{i % 4}" for i in range(len(prompts))]
-    reward, found = world.rewards[guide], []
+    reward, found = world.reward(guide, "box"), []
     values: dict[str, Any] = {"mean": value.posterior_mean}
     values |= {sees: value.learned(network) for sees, network in networks(world, folder, guide).items()}
     values["switched"] = value.switched(values["x0"], value.posterior_mean, 0.5)
     for name, v in values.items():
         method = methods.svdd(reward, value=v).within(Budget(model_calls=bill * STEPS), STEPS)
         began = time.perf_counter()
-        result = dsearch.search(world.denoiser, method, prompts, ids=ids, chunk=64)
+        result = dsearch.search(world.model("box"), method, prompts, ids=ids, chunk=64)
         seconds = time.perf_counter() - began
-        judge = world.judge(result.images[:, 0], prompts)[0]
+        judge = world.reward("judge", "box")(result.images[:, 0], prompts)
         cell = {"guide": guide, "n": bill, "value": name, "bill": result.bill, "seconds": seconds}
         found.append(cell | {"reward": result.rewards[:, 0].tolist(), "judge": judge.tolist()})
         print(guide, bill, name, f"{result.rewards[:, 0].mean():.4f} {seconds:.0f} s", flush=True)
     return found
+
+
+def signed(difference: Interval) -> str:
+    text = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+    return text if difference.is_clear else f"{text} n.s."
 
 
 def rank_table(found: dict[str, dict[str, list[float]]]) -> str:
@@ -116,7 +124,7 @@ def main() -> None:
     if len(args.bills) != len(args.seeds):
         parser.error("give as many --seeds as --bills")
     torch.set_num_threads(args.threads)
-    world = box("bfloat16")
+    world = Workshop(STUDY)
     told = {guide: ranks(world, args.out, guide) for guide in GUIDES}
     print(rank_table(told), flush=True)
     cells = [
@@ -129,7 +137,7 @@ def main() -> None:
     runs = len(Trajectories.load(args.out / "runs.safetensors").prompts)
     about = (
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, dsearch {dsearch.__version__}, torch {torch.__version__}; "
-        f"{STEPS} steps, {', '.join(DEMO_PROMPTS[:4])}; {runs} runs, an eighth held out; "
+        f"{STEPS} steps, {', '.join(STUDY.prompts)}; {runs} runs, an eighth held out; "
         f"{', '.join(f'{4 * s} pairs at {b}×' for b, s in zip(args.bills, args.seeds, strict=True))}. Made by:\n\n```\n"
         "python training/value.py collect --out value\npython training/value.py fit --out value\n"
         "python benchmarks/learned_value.py --out value --docs docs/learned_value.md\n```"
@@ -137,7 +145,7 @@ def main() -> None:
     text = "\n\n".join([about, rank_table(told), search_table(cells)])
     print(text)
     if args.docs:
-        splice(args.docs, "learned", text)
+        rewrite(args.docs, text, "<!-- learned: begin -->", "<!-- learned: end -->")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +32,6 @@ import dsearch
 from dsearch.adapters.masked import Masked, Order
 from dsearch.compare.metrics import Interval, interval
 from dsearch.core.plan import largest
-from dsearch.demo import TITLES, at_one_bill
 
 BEGIN, END = "<!-- names: begin -->", "<!-- names: end -->"
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -135,17 +134,22 @@ class Bigrams:
 
 
 def methods(n: int, lam: float) -> dict[str, dsearch.Method]:
-    """All methods of the demonstration, and Feynman-Kac steering, within the rows of n plain words."""
-    found = at_one_bill(count, n, LENGTH)
-    fk = getattr(dsearch.methods, "fk", None)
-    if fk is not None:
-        limit = found["plain"].bill(LENGTH).model_calls
-        size = largest(lambda k: fk(count, particles=k, lam=lam, every=1).bill(LENGTH).model_calls, limit)
-        found["fk"] = fk(count, particles=size, lam=lam, every=1)  # every step, as the others look
-    return found
+    """The methods of `dsearch demo`, and Feynman-Kac steering, within the rows of n plain words."""
+    made, half, limit = dsearch.methods, max(2, n // 2), n * LENGTH
+
+    def fit(make: Callable[[int], dsearch.Method], at_least: int = 1) -> dsearch.Method:
+        return make(largest(lambda size: make(size).bill(LENGTH).model_calls, limit, at_least))
+
+    return {
+        "plain": made.plain(count, n),
+        "best-of-N": made.best_of_n(count, n),
+        "SVDD": fit(lambda width: made.svdd(count, width)),
+        "DSearch": fit(lambda rows: made.dsearch(count, n, 1, rows), n),
+        "DSearch-R": fit(lambda rows: made.dsearch_r(count, half, rows, 1 / half, search="all"), half),
+        "FK steering": fit(lambda k: made.fk(count, k, lam, every=1)),  # at every step, as the others look
+    }
 
 
-NAMES = {**TITLES, "fk": "FK steering"}
 Row = dict[str, Any]
 
 
@@ -185,7 +189,7 @@ def compare(network: Network, order: str, args: argparse.Namespace, judge: Bigra
         row["seconds"] = (time.perf_counter() - began) / args.seeds
         row["all"] = {key: [one[key] for one in seen] for key in seen[0]}
         rows.append(row | {key: interval(torch.tensor(each))._asdict() for key, each in row["all"].items()})
-    base = torch.tensor(next(row for row in rows if row["method"] == "best_of_n")["all"]["reward"])
+    base = torch.tensor(next(row for row in rows if row["method"] == "best-of-N")["all"]["reward"])
     for row in rows:
         row["above_best_of_n"] = interval(torch.tensor(row["all"]["reward"]) - base)._asdict()
     return rows
@@ -215,8 +219,8 @@ def section(report: dict[str, Any]) -> str:
         shown = {
             key: Interval(**row[key]) for key in ("reward", "above_best_of_n", "judge", "distinct", "length", "listed")
         }
-        own = "" if row["method"] == "best_of_n" else str(shown["above_best_of_n"])
-        cells = [row["order"], NAMES[row["method"]], str(shown["reward"]), own, *map(str, list(shown.values())[2:])]
+        own = "" if row["method"] == "best-of-N" else str(shown["above_best_of_n"])
+        cells = [row["order"], row["method"], str(shown["reward"]), own, *map(str, list(shown.values())[2:])]
         cells += [str(row["bill"][unit]) for unit in ("model_calls", "reward_calls")]
         lines.append("| " + " | ".join(cells) + " |")
     letters = report["letters"]
@@ -227,7 +231,7 @@ def section(report: dict[str, Any]) -> str:
     ]
     for row in report["rows"]:
         words = " | ".join(", ".join(words[:5]) for words in row["words"])
-        lines.append(f"| {row['order']} | {NAMES[row['method']]} | {words} |")
+        lines.append(f"| {row['order']} | {row['method']} | {words} |")
     return "\n".join(lines)
 
 

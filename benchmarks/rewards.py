@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from frontier import splice
+from throughput import rewrite
 
 import dsearch
 from dsearch._torchvision import mend
@@ -120,7 +120,7 @@ def main() -> None:
         "of the true sizes. Made by `python benchmarks/rewards.py --docs docs/rewards.md`."
     )
     if args.docs:
-        splice(args.docs, "speed", f"{about}\n\n" + "\n".join(lines))
+        rewrite(args.docs, f"{about}\n\n" + "\n".join(lines), "<!-- speed: begin -->", "<!-- speed: end -->")
 
 
 if __name__ == "__main__":

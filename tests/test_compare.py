@@ -70,7 +70,8 @@ def made(folder, plan=PLAN, score=score, images=1, spend=None, seconds=None, ski
                 **{"unit": unit.name, "position": position, "prompt": whole.prompts[position], "rank": rank},
                 **{"image": None, "reward": score(unit, position) - rank, "kl": 1.5, "ancestor": rank},
                 "observed": {name: score(unit, position) / 2 - rank for name in whole.watchers(unit.guide)},
-                "bill": {"model_calls": calls, "decodes": 7, "reward_calls": 8},
+                **{kind: {"model_calls": calls, "decodes": 7, "reward_calls": 8} for kind in ("bill", "planned")},
+                "log_w": 0.0,
             }
             for position in unit.positions
             for rank in range(images)
@@ -320,7 +321,7 @@ def test_budgets_stand_by_size_and_each_pairs_at_its_own(tmp_path):
     plan = PLAN.replace("[{model_calls: 100}, {model_calls: 200}]", "[{model_calls: 200}, {}, {model_calls: 100}]")
     found = told(made(tmp_path / "run", plan), tmp_path / "out", drawn=True)
     assert [r.budget for r in found.rows[::2]] == [(), (("model_calls", 100),), (("model_calls", 200),)]
-    assert (tmp_path / "out" / "reward_0_as_given.png").exists()
+    assert (tmp_path / "out" / "reward_0_model_calls.png").exists()
     assert "Methods as given are not sized to one bill" in found.table()
 
 
@@ -548,7 +549,8 @@ def truly(tmp_path_factory):
 
 def test_a_true_run_is_told_in_full(truly):
     run, found, out = truly
-    names = {"table.md", "table.csv", "reward_0_as_given.png", "pareto_0.png", "correlation_0.png", "grid_0_0.png"}
+    drawn = ("reward_0_model_calls", "pareto_0", "along_0", "correlation_0", "grid_0_0")
+    names = {"table.md", "table.csv", *(f"{name}.png" for name in drawn)}
     assert {file.name for file in found.files} == names == {file.name for file in (out / "out").iterdir()}
     assert all(Image.open(file).width > 150 for file in found.files if file.suffix == ".png")
     assert [r.method for r in found.rows] == ["plain", "best", "SVDD", "FK", "pool"]

@@ -7,27 +7,24 @@ import ast
 import dataclasses
 import inspect
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from .. import __version__, distributed, methods
+from .. import distributed, methods
 from ..core.budget import Budget
-from ..core.contract import Method, Reward
-from ..core.plan import Bill
+from ..core.contract import Method
+from ..core.plan import Bill, positive
 from ..experiments import build
-from ..experiments.experiment import Experiment, Model, Named
+from ..experiments.experiment import Experiment, Model, Named, load
 from .arguments import parser
 
 if TYPE_CHECKING:
     from ..experiments.folder import Run
-    from ..rewards import CLIPScore
 
 
 class UsageError(ValueError):
@@ -64,7 +61,7 @@ def _generate(args: argparse.Namespace) -> None:
         prompts=tuple(args.prompts),
         rewards={name: _reward(name, args) for name in (args.reward, *observe)},
         methods={args.method: Named(args.method, _options(args))},
-        models={Path(args.model).name or "model": _model(args)},
+        models={_named(args): _model(args)},
         guides=(args.reward,),
         observe=observe,
         budgets=(budget,),
@@ -111,25 +108,14 @@ def _shown(run: Run, args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ..experiments import experiment, runs
-
-    found = experiment.load(args.experiment)
+    found = load(args.experiment)
     if args.keep_thumbnails:
         found = dataclasses.replace(found, thumbnails=args.keep_thumbnails)
-    out = args.out or Path("dsearch-runs") / args.experiment.stem
-    with distributed.processes() as ranks:
-        run = runs.run(
-            found,
-            out,
-            shard=_shard(args.shard),
-            ranks=ranks,
-            progress=sys.stderr.isatty(),
-            say=lambda line: print(line, flush=True),
-        )
-        if ranks.rank == 0:
-            left = len(run.units) - len(run.finished)
-            after = f"{left} searches are left to other shards" if left else f"{out / 'records.jsonl'} is complete"
-            print(after)
+    out = args.out or Path("dsearch-runs") / Path(args.experiment).stem
+    run = _ran(found, out, _shard(args.shard))
+    if run is not None:
+        left = len(run.units) - len(run.finished)
+        print(f"{left} searches are left to other shards" if left else f"{out / 'records.jsonl'} is complete")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -215,73 +201,95 @@ def _priced(method: Method, steps: int) -> str:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from .. import box, demo
-
-    boxed = args.model == "box"
-    denoiser = build.denoiser(_model(args))
-    guides: dict[str, Reward] = {}
-    if boxed or args.clip:
-        guides["clip"] = _clip(args.clip, args.device)
-    guides["compressibility"] = build.reward(Named("compressibility"))
-    judge = None
-    if boxed or args.judge:
-        judge = demo.Judge(_clip(args.judge or box.clip_path("judge"), args.device), box.SUBJECTS if boxed else ())
-    setting = demo.Setting(args.prompts or box.DEMO_PROMPTS[:4], args.seeds, args.n)
-    demo.at_one_bill(guides["compressibility"], setting.n, denoiser.num_steps)  # refuses sizes before all is run
-    args.out.mkdir(parents=True, exist_ok=True)
-    about = {**_about(args), "prompts": list(setting.prompts), "seeds": args.seeds, "n": args.n}
-    rows = demo.run(denoiser, guides, setting, args.out, judge=judge, about=about, **_chunks(args))
-    print("\n" + demo.table(rows) + f"\n\nPictures: {args.out / 'grid.png'}, {args.out / 'trend.png'}")
+    named, boxed = load("demo").as_dict()["rewards"], args.model == "box"
+    for name in ("clip", "judge"):  # these know the pictures of their own model only
+        if path := getattr(args, name):
+            named[name] = {"kind": "clip", "path": path}
+        elif not boxed:
+            del named[name]
+    guides = [name for name in ("clip", "compressibility") if name in named]
+    prompts = {"prompts": args.prompts} if args.prompts else {}
+    changes = {**_changes(args, [args.n]), **prompts, "rewards": named, "guides": guides}
+    _searched_and_compared(load("demo", **changes), args.out)
 
 
 def _reproduce(args: argparse.Namespace) -> None:
-    from .. import reproduce
-
-    every = ("compressibility", "aesthetic", "hps")
-    names = tuple(args.experiments) or every
-    unknown = [name for name in names if name not in every]
+    small = args.model == "box" and not args.full
+    study = load("paper-small" if small else "paper", **_changes(args, args.bills))
+    unknown = [name for name in args.experiments if name not in study.guides]
     if unknown:
-        raise UsageError(f"experiment {unknown[0]!r}: choose among {', '.join(every)}")
-    boxed = args.model == "box"
-    setting = reproduce.Setting(args.bills, args.seeds)
-    prompts = reproduce.ANIMALS if args.hps_prompts is None else tuple(_lines(args.hps_prompts))
-    rewards = {name: _published_reward(name, args) for name in names}
-    for name in every:  # the others watch, where their weights are given
-        with suppress(UsageError):
-            rewards.setdefault(name, _published_reward(name, args))
-    denoiser = build.denoiser(_model(args))
-    flags = reproduce.SMALL if boxed and not args.full else reproduce.PUBLISHED
-    experiments = {
-        name: reproduce.Experiment(
-            reward,
-            prompts if name == "hps" else reproduce.ANIMALS,
-            flags._replace(w=6) if name == "hps" and flags is reproduce.PUBLISHED else flags,
-            {other: watcher for other, watcher in rewards.items() if other != name},
-            {"compressibility": "minus kB"}.get(name, ""),
-        )
-        for name, reward in ((name, rewards[name]) for name in names)
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = reproduce.run(denoiser, experiments, setting, args.out, about=_about(args), **_chunks(args))
-    (args.out / "table.md").write_text(reproduce.table(rows) + "\n", encoding="utf-8")
-    print(f"\n{reproduce.table(rows)}\n\nPictures: {args.out / 'curves.png'}, {args.out / 'grid_*.png'}")
+        raise UsageError(f"experiment {unknown[0]!r}: choose among {', '.join(study.guides)}")
+    names = tuple(name for name in study.guides if name in (args.experiments or study.guides))
+    rewards = _published_rewards(args)
+    for name in names:
+        if name not in rewards:
+            raise UsageError(f"{name} needs its weights: --{'hps' if name == 'hps' else 'aesthetic-head'} FILE")
+    study = dataclasses.replace(study.under(*names), rewards=rewards, observe=tuple(rewards))
+    parts = {args.out: study}
+    if args.hps_prompts is not None and "hps" in names:  # prompts of its own: an experiment of its own
+        others = [name for name in names if name != "hps"]
+        own = dataclasses.replace(study.under("hps"), prompts=tuple(_lines(args.hps_prompts)))
+        parts = {**({args.out / "animals": study.under(*others)} if others else {}), args.out / "hps": own}
+    for part in parts.values():
+        build.Workshop(part).check()  # all of them, before any is run
+    for out, part in parts.items():
+        _searched_and_compared(part, out)
 
 
-def _published_reward(name: str, args: argparse.Namespace) -> Reward:
-    """The paper's reward where its weights are given, and in the box what stands in for it."""
-    from .. import rewards
-
-    if name == "compressibility":
-        return rewards.Compressibility()
-    if name == "aesthetic" and args.aesthetic_head:
+def _published_rewards(args: argparse.Namespace) -> dict[str, Named]:
+    """The paper's rewards whose weights are given, and in the box what stands in for the others."""
+    rewards = (
+        dict(load("paper-small").rewards) if args.model == "box" else {"compressibility": Named("compressibility")}
+    )
+    if args.aesthetic_head:
         if args.aesthetic_clip is None:
             raise UsageError("--aesthetic-head needs --aesthetic-clip, the CLIP ViT-L/14 under it")
-        return rewards.Aesthetic(args.aesthetic_clip, args.aesthetic_head)
-    if name == "hps" and args.hps:
-        return rewards.HPS(args.hps)
-    if args.model != "box":
-        raise UsageError(f"{name} needs its weights: --{'hps' if name == 'hps' else 'aesthetic-head'} FILE")
-    return rewards.Colourfulness() if name == "aesthetic" else _clip(None, args.device)
+        rewards["aesthetic"] = Named("aesthetic", {"clip": args.aesthetic_clip, "head": args.aesthetic_head})
+    if args.hps:
+        rewards["hps"] = Named("hps", {"weights": args.hps})
+    return rewards
+
+
+def _changes(args: argparse.Namespace, bills: Sequence[int]) -> dict[str, Any]:
+    """What the command line says of a study's model, budgets, in plain samples, seeds and chunks."""
+    model = _model(args)
+    if model.num_steps is None:
+        raise UsageError(
+            f"--model {args.model}: its steps are not known before it is made; write an experiment of its own"
+        )
+    for bill in bills:
+        positive("a bill in plain samples", bill)
+    found: dict[str, Any] = {
+        "models": {_named(args): model.as_dict()},
+        "budgets": [{"model_calls": bill * model.num_steps} for bill in bills],
+    }
+    if args.seeds is not None:
+        found["seeds"] = positive("seeds", args.seeds, at_least=2)
+    if chunks := _chunks(args):
+        found["chunks"] = chunks
+    return found
+
+
+def _searched_and_compared(experiment: Experiment, out: Path) -> None:
+    """Runs what is missing in a folder, and puts the comparison beside it."""
+    from ..compare import compare
+    from ..experiments.folder import Run
+
+    run = _ran(experiment, out)
+    if run is not None and run.complete:
+        print()
+        compare([Run.open(out)], out)
+        print(f"dsearch report {out} shows what each search did")
+
+
+def _ran(experiment: Experiment, out: Path, shard: tuple[int, int] = (1, 1)) -> Run | None:
+    """Runs what is missing, and returns the run on the first of the processes that share it."""
+    from ..experiments import runs
+
+    with distributed.processes() as ranks:  # one, unless torchrun started more
+        progress = sys.stderr.isatty()
+        run = runs.run(experiment, out, shard=shard, ranks=ranks, progress=progress, say=partial(print, flush=True))
+        return run if ranks.rank == 0 else None
 
 
 def _lines(file: Path) -> list[str]:
@@ -315,16 +323,16 @@ def _known(args: argparse.Namespace) -> set[str]:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """`-o` options, and `--beams` and `--budget` under the method's names for them."""
+    """`-o` options, and `--beams` and `--rows-per-step` under the method's names for them."""
     known, options = _known(args), dict(_option(text) for text in args.option)
     if args.beams is not None:
         options["beams"] = args.beams
-    if args.budget is not None:
-        name = next((name for name in ("budget", "n", "width") if name in known), "budget")
+    if (rows := args.rows_per_step) is not None:
+        name = next((name for name in ("rows_per_step", "budget", "n", "width") if name in known), "rows_per_step")
         beams = options.get("beams", 1)
-        if name == "width" and args.budget < beams:
-            raise UsageError(f"--budget {args.budget} rows a step is below --beams {beams}; raise it")
-        options[name] = args.budget // beams if name == "width" else args.budget
+        if name == "width" and rows < beams:
+            raise UsageError(f"--rows-per-step {rows} is below --beams {beams}; raise it")
+        options[name] = rows // beams if name == "width" else rows
     return options
 
 
@@ -354,50 +362,21 @@ def _reward(name: str, args: argparse.Namespace) -> Named:
     return Named(name)
 
 
-def _clip(path: str | Path | None, device: str) -> CLIPScore:
-    from ..rewards import CLIPScore
-
-    build.hush()
-    return CLIPScore(path, device=device)
-
-
 def _model(args: argparse.Namespace) -> Model:
-    scale = 2.5 if args.guidance_scale is None and args.model == "box" else args.guidance_scale
+    """The model of the command line; what it does not say is the adapter's to choose."""
     if args.steps is not None and args.steps < 1:
         raise UsageError(f"--steps {args.steps}: num_inference_steps={args.steps} must be at least 1")
-    return Model(
-        args.model,
-        args.steps,
-        args.dtype,
-        args.device,
-        args.preview,
-        {"eta": args.eta} if scale is None else {"guidance_scale": scale, "eta": args.eta},
-    )
+    given = {name: getattr(args, name) for name in ("guidance_scale", "eta") if getattr(args, name) is not None}
+    return Model(args.model, args.steps, args.dtype, args.device, args.preview, given)
+
+
+def _named(args: argparse.Namespace) -> str:
+    return Path(args.model).name or "model"
 
 
 def _chunks(args: argparse.Namespace) -> dict[str, Any]:
     sizes = {name: getattr(args, name) for name in ("chunk", "decode_chunk", "reward_chunk")}
     return {name: size for name, size in sizes.items() if size is not None}
-
-
-def _about(args: argparse.Namespace) -> dict[str, Any]:
-    import diffusers
-    import transformers
-
-    model = _model(args)
-    return {
-        **dataclasses.asdict(model),
-        "steps": model.num_steps,
-        "dtype": build.dtype_of(model),
-        "versions": {
-            "dsearch": __version__,
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-        "threads": torch.get_num_threads(),
-    }
 
 
 COMMANDS = {

@@ -6,22 +6,23 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .. import __version__, methods
+from .. import __version__, methods, studies
 from ..experiments import build
 
 __all__ = ["parser"]
 
 GENERATE = """examples:
-  dsearch generate "cat" "panda on a blue background" --method dsearch --reward clip --beams 4 --budget 8
-  dsearch generate "a castle" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --reward compressibility --budget 10
+  dsearch generate "cat" "panda on a blue background" --method dsearch --reward clip --beams 4 --rows-per-step 8
+  dsearch generate "a castle" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --reward compressibility \\
+      --rows-per-step 10
   dsearch generate "cat" --method svdd -o temperature=0.1
   dsearch generate "cat" --method beam --within seconds=20     (measured first, then turned into a plan)
   dsearch generate "cat" --reward my_module:my_reward      (any callable (images, prompts) -> [N])
 """
 PLAN = """examples:
-  dsearch plan --method dsearch --steps 50 --beams 5 --budget 25
+  dsearch plan --method dsearch --steps 50 --beams 5 --rows-per-step 25
   dsearch plan --method published -o bs=12 -o oversamplerate=5 -o w=5 -o drop_schedule=exponential
-  dsearch plan --method best_of_n --budget 8 --picture plan.png
+  dsearch plan --method best_of_n --rows-per-step 8 --picture plan.png
   dsearch plan --method fk --within model_calls=400 --within decodes=100 --beside dsearch psp --picture plan.png
 """
 DEMO = """examples:
@@ -33,6 +34,7 @@ DEMO = """examples:
 
 RUN = """examples:
   dsearch run experiment.yaml --out RUN                (again, after a crash or a kill: it goes on where it was)
+  dsearch run frontier                                 (a study that ships with the library, into dsearch-runs/)
   dsearch run experiment.yaml --out RUN --shard 3/8    (the third of eight parts, on as many machines)
   dsearch report RUN                                   (one HTML file that shows what the search did)
   dsearch compare RUN --out comparison                 (tables and curves, with intervals)
@@ -75,7 +77,9 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     _add_thumbnails(generate)
 
     again = command("run", "run an experiment, or what is missing of it", RUN)
-    again.add_argument("experiment", type=Path, metavar="FILE", help="a YAML file: docs/runs.md says what it may hold")
+    again.add_argument(
+        "experiment", metavar="FILE", help=f"a YAML file (docs/runs.md says how), or {', '.join(studies.NAMES)}"
+    )
     again.add_argument("--out", type=Path, metavar="RUN", help="folder (default: dsearch-runs/NAME of the file)")
     again.add_argument("--shard", default="1/1", metavar="I/N", help="run the I-th of N parts")
     _add_thumbnails(again)
@@ -105,10 +109,10 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
         "--beside", nargs="*", default=[], metavar="METHOD", help="draw these too, sized to the same network rows"
     )
 
-    demo = command("demo", "every method at one bill, under two guides: grid, curves and results.json", DEMO)
+    demo = command("demo", "every method at one bill, under two guides: a run and its comparison", DEMO)
     _add_model(demo)
     demo.add_argument("--prompts", nargs="+", metavar="PROMPT", help="(default: four that the model draws well)")
-    demo.add_argument("--seeds", type=int, default=7, help="repetitions, at least 2 (default: %(default)s)")
+    demo.add_argument("--seeds", type=int, help="repetitions, at least 2 (default: 7)")
     demo.add_argument("--n", type=int, default=8, help="plain images that the bill buys (default: %(default)s)")
     demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that guides (in the box: its guide; else none)")
     demo.add_argument("--judge", metavar="DIR", help="the CLIPModel that watches (in the box: its judge; else none)")
@@ -121,8 +125,8 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     paper.add_argument("--aesthetic-clip", metavar="DIR", help="the CLIP ViT-L/14 under it")
     paper.add_argument("--hps", metavar="FILE", help="the HPS v2 checkpoint (in the box: its guide's CLIP score)")
     paper.add_argument("--hps-prompts", type=Path, metavar="FILE", help="prompts of hps, one a line (the animals)")
-    paper.add_argument("--bills", type=int, nargs="+", default=[5, 20], help="in runs of plain sampling a prompt")
-    paper.add_argument("--seeds", type=int, default=3, help="repetitions, at least 2 (default: %(default)s)")
+    paper.add_argument("--bills", type=int, nargs="+", default=[5, 20], help="in plain samples per prompt")
+    paper.add_argument("--seeds", type=int, help="repetitions, at least 2 (default: 3)")
     paper.add_argument("--full", action="store_true", help="the published flags' sizes in the box too: hours")
     paper.add_argument("--out", type=Path, default=Path("reproduce-out"), help="folder (default: %(default)s)")
     return top
@@ -132,8 +136,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="box", help="box, a diffusers folder, or a hub id, which is downloaded")
     parser.add_argument("--steps", type=int, help="denoising steps (default: 20 for the box, else 50)")
     parser.add_argument("--guidance-scale", type=float, help="(default: 2.5 for the box, else the model's own)")
-    parser.add_argument("--eta", type=float, default=1.0, help="noise of the DDIM kernel (default: %(default)s)")
-    parser.add_argument("--device", default=build.default_device(), help="(default here: %(default)s)")
+    parser.add_argument("--eta", type=float, help="noise of the DDIM kernel (default: 1.0)")
+    parser.add_argument("--device", help=f"(default here: {build.default_device()})")
     parser.add_argument(
         "--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda, float32 in the box)"
     )
@@ -157,13 +161,15 @@ def _add_thumbnails(parser: argparse.ArgumentParser) -> None:
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default="dsearch", choices=sorted(methods.__all__), help="(default: dsearch)")
-    parser.add_argument("--beams", type=int, help="beams a prompt")
-    parser.add_argument("--budget", type=int, help="rows a step and prompt (best_of_n: n; svdd: children of all beams)")
+    parser.add_argument("--beams", type=int, help="beams per prompt")
+    parser.add_argument(
+        "--rows-per-step", type=int, metavar="N", help="for each prompt (best_of_n: n; svdd: children of all beams)"
+    )
     parser.add_argument(
         "--within",
         action="append",
         default=[],
         metavar="UNIT=N",
-        help="size the method to a bill of model_calls, decodes, reward_calls or (generate only) seconds a prompt",
+        help="size the method to a bill per prompt: model_calls, decodes, reward_calls or (generate only) seconds",
     )
     parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="another argument")

@@ -16,10 +16,10 @@ from .anchors import Anchor, differing, matching
 from .cells import Found
 from .drawing import draw
 from .embedded import Embedded
-from .intervals import jackknife, over_prompts, over_seeds
+from .intervals import Estimate, jackknife, over_prompts, over_seeds
 from .metrics import Interval
 from .ranks import rank_correlation
-from .rows import Estimate, Row, row_of
+from .rows import Row, row_of
 from .words import flat, notes_of, written
 
 __all__ = ["Comparison", "Estimate", "Row", "compare", "jackknife", "over_prompts", "over_seeds", "rank_correlation"]
@@ -81,13 +81,13 @@ def compare(
     """
     found = Found(runs)
     base = found.baseline(baseline)
-    cells = found.cells()
+    keys = list(found.ready)
     embedded = Embedded(found, embed)
-    rows = [row_of(found, cells, key, base, embedded) for key in cells]
+    rows = [row_of(found, key, base, embedded) for key in keys]
     beside = _anchored(found, rows) if anchors else {}
-    notes = notes_of(found, cells, rows, base, embedded)
+    notes = notes_of(found, rows, base, embedded)
     out.mkdir(parents=True, exist_ok=True)
-    correlations, files = draw(found, cells, rows, beside, out)
+    correlations, files = draw(found, rows, beside, out)
     result = Comparison(base, rows, notes, beside, correlations, [out / "table.md", out / "table.csv", *files])
     for file, text in zip(result.files, (result.table(), result.csv()), strict=False):
         write(file, text.encode())

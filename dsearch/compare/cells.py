@@ -6,15 +6,16 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..experiments.experiment import ExperimentError, Model, Named, Unit, near
+from ..experiments.experiment import ExperimentError, Model, Named, Unit, described, near
 from ..experiments.folder import Run
 from .intervals import over_seeds
 
@@ -34,7 +35,7 @@ class Key(NamedTuple):
     method: str
 
     def __str__(self) -> str:
-        return f"{self.method} under {self.guide} at {described(self.budget)}"
+        return f"{self.method} under {self.guide} at {described(dict(self.budget))}"
 
 
 class Search(NamedTuple):
@@ -43,7 +44,8 @@ class Search(NamedTuple):
     Attributes:
         run, unit: which.
         groups: prompts in it, or pools of them.
-        bill: of a group.
+        bill: of a group, counted.
+        planned: of a group, as the plan said.
         seconds: with what watches.
         peak_bytes: where the system could say.
         first: whether it is the first of its model in its run, which warms up.
@@ -53,6 +55,7 @@ class Search(NamedTuple):
     unit: Unit
     groups: int
     bill: Mapping[str, int]
+    planned: Mapping[str, int]
     seconds: float
     peak_bytes: int | None
     first: bool
@@ -63,16 +66,20 @@ class Cell:
     """All that one method did under one guide at one budget.
 
     Attributes:
+        plain: whether nothing chooses, so that all images of a prompt count; of other methods the best one does.
         searches: finished units.
-        scores: by name (None for the guide), then by place.
+        scores: by name (None for the guide), then by place: a number, or the mean over the images that count.
         kl: known nats of the images that count.
+        log_w: of the images that each search of a prompt or pool returned.
         pictures: one a place: the best; of those that nothing chose, the first drawn.
         covered: places that are finished.
     """
 
+    plain: bool = False
     searches: list[Search] = field(default_factory=list)
     scores: dict[str | None, dict[Place, float]] = field(default_factory=dict)
     kl: dict[Place, list[float]] = field(default_factory=dict)
+    log_w: list[list[float]] = field(default_factory=list)
     pictures: dict[Place, Path] = field(default_factory=dict)
     covered: set[Place] = field(default_factory=set)
 
@@ -92,7 +99,7 @@ class Cell:
         rows = [[held.get((seed, position), nan) for position in range(prompts)] for seed in seeds]
         return torch.tensor(rows, dtype=torch.float64).reshape(len(seeds), prompts)
 
-    def add(self, run: Run, unit: Unit, plain: bool, first: bool) -> bool:
+    def add(self, run: Run, unit: Unit, first: bool) -> bool:
         """Takes a finished unit in, unless it is there already; says whether it did."""
         places = {(unit.seed, position) for position in unit.positions}
         if places <= self.covered:
@@ -100,17 +107,22 @@ class Cell:
         records = [json.loads(line) for line in run.lines(unit, "records.jsonl")]
         timing = json.loads(run.lines(unit, "timing.json")[0])
         groups = sum(record["rank"] == 0 for record in records)
-        measured = timing["seconds"], timing["peak_bytes"], first
-        self.searches.append(Search(run, unit, groups, records[0]["bill"], *measured))
+        bills = records[0]["bill"], records[0]["planned"]
+        self.searches.append(Search(run, unit, groups, *bills, timing["seconds"], timing["peak_bytes"], first))
         ranked = sorted(records, key=lambda record: (record["position"], record["rank"]))
-        for position, own in groupby(ranked, key=lambda record: record["position"]):
-            if (unit.seed, position) not in self.covered:
-                self._count((unit.seed, position), list(own), run, plain)
+        found = [list(own) for _, own in groupby(ranked, key=lambda record: record["position"])]
+        for own in found:
+            place = unit.seed, own[0]["position"]
+            if place not in self.covered:
+                self._count(place, own, run)
+        for group in found if groups == len(unit.positions) else [ranked]:
+            # A record cannot say that a weight is 0.
+            self.log_w.append([-inf if record["log_w"] is None else record["log_w"] for record in group])
         self.covered |= places
         return True
 
-    def _count(self, place: Place, records: list[dict[str, Any]], run: Run, plain: bool) -> None:
-        counted = records if plain else records[:1]
+    def _count(self, place: Place, records: list[dict[str, Any]], run: Run) -> None:
+        counted = records if self.plain else records[:1]
         for name in (None, *counted[0]["observed"]):
             said = [record["reward"] if name is None else record["observed"][name] for record in counted]
             known = [nan if value is None else value for value in said]
@@ -143,14 +155,18 @@ class Found:
         self.planned: dict[Key, set[Place]] = {}
         for run in self.runs:
             for unit in run.units:
-                self.planned.setdefault(_key(run, unit), set()).update((unit.seed, p) for p in unit.positions)
-        self.left_out: dict[Key, Cell] = {}
+                self.planned.setdefault(key_of(run, unit), set()).update((unit.seed, p) for p in unit.positions)
         self.twice = 0
 
     @property
     def names(self) -> list[str]:
         """Of the methods."""
         return list(self.methods)
+
+    @property
+    def single(self) -> bool:
+        """Whether nothing is repeated: one seed throughout."""
+        return len({seed for places in self.planned.values() for seed, _ in places}) == 1
 
     def baseline(self, given: str | None) -> str:
         """The method that the others are paired with.
@@ -168,7 +184,7 @@ class Found:
                     f"{key} has a single seed, {min(seeds)}: one repetition has no interval, and nothing could be told "
                     "from noise; run 2 seeds or more, better 5"
                 )
-            theirs = {seed for seed, _ in self.planned.get(key._replace(method=base), places)}
+            theirs = {seed for seed, _ in self.planned.get(self.beside(key, base), places)}
             if len(seeds & theirs) < 2:
                 raise ExperimentError(
                     f"{key} has the seeds {listed(seeds)} and {base} has {listed(theirs)}: fewer than 2 pair; run both "
@@ -176,23 +192,36 @@ class Found:
                 )
         return base
 
-    def cells(self) -> dict[Key, Cell]:
-        """What is finished, in the order of the table; what has no interval yet is in `left_out` instead.
+    def beside(self, key: Key, base: str) -> Key:
+        """The baseline's cell that a cell is paired with: at the same budget.
 
-        Raises:
-            ExperimentError: where that is everything.
+        Plain sampling's mean does not hang on how many samples there are, so if it has one budget, that is taken.
         """
-        cells = {key: Cell() for key in sorted(self.planned, key=self._order)}
+        same = key._replace(method=base)
+        if same not in self.planned and self.methods[base].kind == "plain":
+            others = [k for k in self.planned if k._replace(budget=key.budget) == same]
+            return others[0] if len(others) == 1 else same
+        return same
+
+    @cached_property
+    def cells(self) -> dict[Key, Cell]:
+        """What is finished, in the order of the table."""
+        cells = {key: Cell(self.methods[key.method].kind == "plain") for key in sorted(self.planned, key=self._order)}
         for run in self.runs:
             firsts = {unit.model: unit.index for unit in reversed(run.units)}
             for unit in run.finished:
-                plain = run.experiment.methods[unit.method].kind == "plain"
-                came = cells[_key(run, unit)].add(run, unit, plain, firsts[unit.model] == unit.index)
-                self.twice += not came
-        ready: dict[Key, Cell] = {}
-        for key, cell in cells.items():
-            own = over_seeds(cell.matrix(None, cell.seeds, len(self.prompts)), cell.pooled)
-            (self.left_out if own is None else ready)[key] = cell
+                self.twice += not cells[key_of(run, unit)].add(run, unit, firsts[unit.model] == unit.index)
+        return cells
+
+    @cached_property
+    def ready(self) -> dict[Key, Cell]:
+        """Of what is finished, that which has an interval over seeds.
+
+        Raises:
+            ExperimentError: where nothing has.
+        """
+        n = len(self.prompts)
+        ready = {key: c for key, c in self.cells.items() if over_seeds(c.matrix(None, c.seeds, n), c.pooled)}
         if not ready:
             there, total = sum(len(run.finished) for run in self.runs), sum(len(run.units) for run in self.runs)
             raise ExperimentError(
@@ -215,7 +244,8 @@ class Found:
         return (*named, units, limits, self.names.index(key.method))
 
 
-def _key(run: Run, unit: Unit) -> Key:
+def key_of(run: Run, unit: Unit) -> Key:
+    """The row that a unit belongs to."""
     return Key(unit.model, unit.guide, tuple(sorted(run.experiment.budgets[unit.budget].items())), unit.method)
 
 
@@ -246,11 +276,6 @@ def _what(thing: Model | Named) -> tuple[Any, ...]:
 def usual_baseline(methods: Mapping[str, Named]) -> str:
     """The first best_of_n, or else the first."""
     return next((name for name in methods if methods[name].kind == "best_of_n"), next(iter(methods)))
-
-
-def described(limits: Limits) -> str:
-    """A budget in words."""
-    return ", ".join(f"{limit:,} {unit.replace('_', ' ')}" for unit, limit in limits) or "as given"
 
 
 def listed(numbers: Iterable[int]) -> str:

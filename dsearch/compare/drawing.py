@@ -12,26 +12,24 @@ from torch import Tensor
 
 from ..experiments.folder import Trace
 from ..plots import Panel, Series, curves, from_png, grid
+from .along import along
 from .anchors import Anchor
 from .cells import Cell, Found, Key, Limits
+from .intervals import Estimate
 from .metrics import Interval
 from .ranks import rank_correlation
-from .rows import Estimate, Row
+from .rows import Row
 from .words import count, observed, words
 
 COLUMNS = 8
-"""Prompts that a grid shows."""
+"""Pictures that a row of a grid shows."""
 
 Drawn = tuple[str, Callable[[Path], object]]
 Correlations = dict[tuple[str, str, str], dict[int, Interval]]
 
 
 def draw(
-    found: Found,
-    cells: Mapping[Key, Cell],
-    rows: Sequence[Row],
-    anchors: Mapping[str, Sequence[tuple[str, Anchor, str]]],
-    out: Path,
+    found: Found, rows: Sequence[Row], anchors: Mapping[str, Sequence[tuple[str, Anchor, str]]], out: Path
 ) -> tuple[Correlations, list[Path]]:
     """Draws everything; returns the rank correlations, which are computed here, and the files."""
     correlations: Correlations = {}
@@ -39,10 +37,10 @@ def draw(
     for m, model in enumerate(found.models):
         own = [row for row in rows if row.model == model]
         if own:
-            known = _correlations(cells, own)
+            known = _correlations(found, own)
             correlations |= known
-            drawn = [*_of_table(found, own, anchors.get(model, ()), m), *_on_the_way(found, known, m)]
-            for name, make in [*drawn, *_grids(found, cells, own, m)]:
+            drawn = [*_of_table(found, own, anchors.get(model, ()), m), *_on_the_way(found, own, known, m)]
+            for name, make in [*drawn, *_grids(found, own, m)]:
                 make(out / name)
                 files.append(out / name)
     return correlations, files
@@ -56,28 +54,35 @@ def _of_table(found: Found, rows: Sequence[Row], anchors: Sequence[tuple[str, An
         yield f"pareto_{m}.png", partial(_pareto, rows, found.names)
 
 
-def _on_the_way(found: Found, known: Correlations, m: int) -> Iterator[Drawn]:
+def _on_the_way(found: Found, rows: Sequence[Row], known: Correlations, m: int) -> Iterator[Drawn]:
+    paths = {row.key: along(found, found.cells[row.key]) for row in _largest(rows)}
+    if any(len(steps) > 1 for steps in paths.values()):
+        yield f"along_{m}.png", partial(_along, paths, found.names)
     if known:
         yield f"correlation_{m}.png", partial(_trends, known, found.names)
 
 
-def _grids(found: Found, cells: Mapping[Key, Cell], rows: Sequence[Row], m: int) -> Iterator[Drawn]:
-    for g, (guide, own) in enumerate(_by_guide(rows)):
-        keys = [key for key in cells if (key.model, key.guide, key.budget) == (own[0].model, guide, _largest(own))]
-        if any(cells[key].pictures for key in keys):
-            shown = {key.method: cells[key] for key in keys}
-            yield f"grid_{m}_{g}.png", partial(_grid, shown, found.prompts)
+def _grids(found: Found, rows: Sequence[Row], m: int) -> Iterator[Drawn]:
+    shown = {row.key: found.cells[row.key] for row in _largest(rows)}
+    guides = [guide for guide, _ in _by_guide(rows) if any(shown[k].pictures for k in shown if k.guide == guide)]
+    prompts = found.prompts[:COLUMNS]
+    many = max(1, COLUMNS // len(prompts))
+    for g in range(0, len(guides), many):
+        yield f"grid_{m}_{g}.png", partial(_grid, shown, guides[g : g + many], prompts)
 
 
 def _unit(budget: Limits) -> str:
-    """The unit in which a budget is drawn: its own, network rows where it has several."""
+    """The unit in which a budget is drawn: its own, network rows where it has several or none."""
     units = [unit for unit, _ in budget]
-    return "as_given" if not units else "model_calls" if "model_calls" in units else units[0]
+    return units[0] if units and "model_calls" not in units else "model_calls"
 
 
-def _largest(rows: Sequence[Row]) -> Limits:
-    """The budget at which most network rows were spent."""
-    return max(rows, key=lambda row: row.bill["model_calls"]).budget
+def _largest(rows: Sequence[Row]) -> list[Row]:
+    """Of each method under each guide, the row at which most network rows were spent."""
+    most: dict[tuple[str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: row.bill["model_calls"], reverse=True):
+        most.setdefault((row.guide, row.method), row)
+    return [row for row in rows if row in most.values()]
 
 
 def _by_guide(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
@@ -92,8 +97,7 @@ def _upright(columns: Sequence[Sequence[Panel]]) -> list[list[Panel | None]]:
 
 def _rewards(rows: Sequence[Row], anchors: Sequence[tuple[str, Anchor, str]], names: Sequence[str], path: Path) -> None:
     """Reward against what was spent, and below it what watches: over-optimisation is where the two part."""
-    unit = _unit(rows[0].budget)
-    spent = "model_calls" if unit == "as_given" else unit
+    spent = _unit(rows[0].budget)
     columns = []
     for guide, own in _by_guide(rows):
         beside = [anchor for steered, anchor, _ in anchors if steered == guide and anchor.drawn]
@@ -166,19 +170,31 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return best[::-1]
 
 
-def _correlations(cells: Mapping[Key, Cell], rows: Sequence[Row]) -> Correlations:
-    """At the largest budget of each guide, where there are values on the way and points enough."""
+def _correlations(found: Found, rows: Sequence[Row]) -> Correlations:
+    """At the largest budget of each method, where there are values on the way and points enough."""
     known = {}
-    for guide, own in _by_guide(rows):
-        for row in own:
-            if row.budget == _largest(own):
-                key = Key(row.model, guide, row.budget, row.method)
-                searches: dict[int, list[tuple[Trace, Sequence[int]]]] = {}
-                for s in cells[key].searches:
-                    searches.setdefault(s.unit.seed, []).append((s.run.trace(s.unit), s.unit.positions))
-                if steps := rank_correlation(searches):
-                    known[row.model, guide, row.method] = steps
+    for row in _largest(rows):
+        searches: dict[int, list[tuple[Trace, Sequence[int]]]] = {}
+        for s in found.cells[row.key].searches:
+            searches.setdefault(s.unit.seed, []).append((s.run.trace(s.unit), s.unit.positions))
+        if steps := rank_correlation(searches):
+            known[row.model, row.guide, row.method] = steps
     return known
+
+
+def _along(paths: Mapping[Key, Mapping[int, Interval]], names: Sequence[str], path: Path) -> None:
+    """The best value at each step; what is valued at the end alone is a level to hold it against."""
+    panels = []
+    for guide in dict.fromkeys(key.guide for key in paths):
+        own = {key.method: steps for key, steps in paths.items() if key.guide == guide}
+        series = {
+            name: _banded([step + 1 for step in steps], list(steps.values()))
+            for name, steps in own.items()
+            if len(steps) > 1
+        }
+        levels = {name: next(iter(steps.values())).mean for name, steps in own.items() if len(steps) == 1}
+        panels.append(Panel(f"guided by {guide}", "step (0 is pure noise)", f"best {guide}, estimated", series, levels))
+    curves([panels], path, names=names)
 
 
 def _trends(known: Correlations, names: Sequence[str], path: Path) -> None:
@@ -194,14 +210,20 @@ def _trends(known: Correlations, names: Sequence[str], path: Path) -> None:
     curves([panels], path, names=names)
 
 
-def _grid(cells: Mapping[str, Cell], prompts: Sequence[str], path: Path) -> None:
-    """The pictures of the first seed, a row a method; white where there is none."""
+def _grid(shown: Mapping[Key, Cell], guides: Sequence[str], prompts: Sequence[str], path: Path) -> None:
+    """The pictures of the first seed, a row per method; white where there is none."""
+    cells = {(key.method, key.guide): cell for key, cell in shown.items() if key.guide in guides}
+    methods = list(dict.fromkeys(method for method, _ in cells))
     seed = min(place[0] for cell in cells.values() for place in cell.pictures)
-    some = next(file for cell in cells.values() for file in cell.pictures.values())
-    columns, white = range(min(len(prompts), COLUMNS)), torch.ones_like(from_png(some))
-    rows = [[_picture(cell.pictures.get((seed, p)), white) for p in columns] for cell in cells.values()]
-    titles = ["\n".join(textwrap.wrap(prompts[p], 16, max_lines=3, placeholder="…")) for p in columns]
-    grid(rows, ["\n".join(textwrap.wrap(name, 20)) for name in cells], titles, path)
+    white = torch.ones_like(from_png(next(file for cell in cells.values() for file in cell.pictures.values())))
+    places = [(guide, p) for guide in guides for p in range(len(prompts))]
+    rows = [
+        [_picture(cells.get((m, guide), Cell()).pictures.get((seed, p)), white) for guide, p in places] for m in methods
+    ]
+    titles = ["\n".join(textwrap.wrap(prompts[p], 16, max_lines=3, placeholder="…")) for _, p in places]
+    if len(guides) > 1:
+        titles = [f"{title}\n{guide}" for title, (guide, _) in zip(titles, places, strict=True)]
+    grid(rows, ["\n".join(textwrap.wrap(method, 20)) for method in methods], titles, path)
 
 
 def _picture(file: Path | None, white: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from torch import Tensor
 from ..experiments.experiment import ExperimentError, Named, near
 from ..plots import from_png
 from .cells import Cell, Found
-from .intervals import around, jackknife
+from .intervals import Estimate, around, jackknife
 from .metrics import Interval, diversity
-from .rows import Estimate
 
 
 class Embedded:

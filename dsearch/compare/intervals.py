@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import nan
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,20 @@ from .._optional import optional
 from .metrics import Interval, interval
 
 T = TypeVar("T")
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds and prompts, and how far it is above the baseline's.
+
+    Attributes:
+        own: the mean and its interval over seeds; its ends are nan where there are too few.
+        above: the paired difference from the baseline, over seeds; None where nothing pairs, or for the baseline.
+        beyond: the same difference, over prompts; None where prompts are no samples.
+    """
+
+    own: Interval
+    above: Interval | None = None
+    beyond: Interval | None = None
 
 
 def over_seeds(cells: Tensor, pooled: bool = False) -> Interval | None:

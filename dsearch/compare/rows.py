@@ -5,30 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from math import isnan, nan
+from statistics import fmean, median
+
+import torch
+from torch import Tensor
 
 from ..core.plan import Bill
 from .cells import Cell, Found, Key, Limits
-from .intervals import over_prompts, over_seeds
+from .embedded import Embedded
+from .intervals import Estimate, over_prompts, over_seeds
 from .metrics import Interval
-
-if TYPE_CHECKING:
-    from .embedded import Embedded
-
-
-class Estimate(NamedTuple):
-    """A mean over seeds and prompts, and how far it is above the baseline's.
-
-    Attributes:
-        own: the mean and its interval over seeds.
-        above: the paired difference from the baseline, over seeds; None where nothing pairs, or for the baseline.
-        beyond: the same difference, over prompts; None where prompts are no samples.
-    """
-
-    own: Interval
-    above: Interval | None = None
-    beyond: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +31,10 @@ class Row:
         observed: by name, of what watched.
         diversity: mean pairwise 1 - cosine of a prompt's images across seeds; None where it was not measured.
         kl: mean nats from the pretrained path, where it is known.
-        bill: counted units an asked prompt.
-        seconds: median over searches of seconds a prompt, what watches included; the first search of a model, which
+        ess: mean effective number of the images that a search returned, by their weights; None where all weigh alike.
+        bill: counted units per asked prompt.
+        planned: the same, as the plans said.
+        seconds: median over searches of seconds per prompt, what watches included; the first search of a model, which
             warms up, is left out where there are others.
         peak_bytes: most memory that a search of it has taken.
     """
@@ -61,45 +50,67 @@ class Row:
     observed: Mapping[str, Estimate]
     diversity: Estimate | None
     kl: float | None
+    ess: float | None
     bill: Mapping[str, float]
+    planned: Mapping[str, float]
     seconds: float
     peak_bytes: int | None
+
+    @property
+    def key(self) -> Key:
+        """Which row it is."""
+        return Key(self.model, self.guide, self.budget, self.method)
 
     def spent(self, unit: str) -> float:
         """What a prompt took, in model_calls, decodes, reward_calls or seconds."""
         return self.seconds if unit == "seconds" else self.bill[unit]
 
 
-def row_of(found: Found, cells: Mapping[Key, Cell], key: Key, base: str, embedded: Embedded) -> Row:
-    """What a cell says, paired with that of the baseline at the same budget."""
-    cell, against = cells[key], cells.get(key._replace(method=base)) if key.method != base else None
-    estimate = partial(_estimate, cell, against, len(found.prompts))
+def row_of(found: Found, key: Key, base: str, embedded: Embedded | None = None) -> Row:
+    """What a cell says, paired with the baseline's; with intervals over prompts where there is a single seed."""
+    cell, beside = found.cells[key], found.beside(key, base)
+    against = None if beside == key else found.cells.get(beside)
+    said = partial(_estimate, cell, against, len(found.prompts), not found.single)
     asked = sum(len(s.unit.positions) for s in cell.searches)
     warm = [s for s in cell.searches if not s.first] or cell.searches
     nats = [value for place in sorted(cell.kl) for value in cell.kl[place]]
-    reward = estimate(None)
-    assert reward is not None  # or the cell were left out
-    said = {name: estimate(name) for name in cell.scores if name is not None}
+    observed = {name: said(name) for name in cell.scores if name is not None}
     return Row(
         **key._asdict(),
         seeds=len(cell.seeds),
         kept=len(found.prompts) * len(cell.scores[None]) / len(cell.covered),
         asked=len(found.prompts),
-        reward=reward,
-        observed={name: one for name, one in said.items() if one is not None},
-        diversity=embedded.estimate(cell, against),
-        kl=sum(nats) / len(nats) if nats else None,
+        reward=said(None),
+        observed={name: one for name, one in observed.items() if not isnan(one.own.mean)},
+        diversity=embedded.estimate(cell, against) if embedded else None,
+        kl=fmean(nats) if nats else None,
+        ess=_ess(cell),
         bill={unit: sum(s.groups * s.bill[unit] for s in cell.searches) / asked for unit in Bill._fields},
+        planned={unit: sum(s.groups * s.planned[unit] for s in cell.searches) / asked for unit in Bill._fields},
         seconds=median(s.seconds / len(s.unit.positions) for s in warm),
         peak_bytes=max((s.peak_bytes for s in cell.searches if s.peak_bytes is not None), default=None),
     )
 
 
-def _estimate(cell: Cell, against: Cell | None, prompts: int, name: str | None) -> Estimate | None:
-    own = over_seeds(cell.matrix(name, cell.seeds, prompts), cell.pooled)
-    if own is None or against is None:
-        return None if own is None else Estimate(own)
-    seeds = sorted({*cell.seeds} & {*against.seeds})
-    apart = cell.matrix(name, seeds, prompts) - against.matrix(name, seeds, prompts)
-    pooled = cell.pooled or against.pooled
-    return Estimate(own, over_seeds(apart, pooled), None if pooled else over_prompts(apart))
+def _estimate(cell: Cell, against: Cell | None, prompts: int, seeds: bool, name: str | None) -> Estimate:
+    own = cell.matrix(name, cell.seeds, prompts)
+    said = interval_of(own, cell.pooled, seeds)
+    if against is None:
+        return Estimate(said)
+    apart, pooled = own - against.matrix(name, cell.seeds, prompts), cell.pooled or against.pooled
+    above = interval_of(apart, pooled, seeds)
+    return Estimate(said, None if isnan(above.low) else above, None if pooled else over_prompts(apart))
+
+
+def interval_of(cells: Tensor, pooled: bool, seeds: bool) -> Interval:
+    """`[S, P]` -> the mean and its interval over seeds, or else over prompts; its ends are nan if there are too few."""
+    found = over_seeds(cells, pooled) if seeds else None if pooled else over_prompts(cells)
+    return found or Interval(float(cells.nanmean()), nan, nan)
+
+
+def _ess(cell: Cell) -> float | None:
+    """(sum w)^2 / sum w^2 of each search's images, the mean over the searches."""
+    groups = [torch.tensor(log_w, dtype=torch.float64) for log_w in cell.log_w]
+    if all(bool((log_w == log_w[0]).all()) for log_w in groups):
+        return None
+    return fmean(float(1 / log_w.softmax(0).square().sum()) for log_w in groups)

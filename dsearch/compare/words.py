@@ -11,11 +11,13 @@ from math import floor, isnan, log10, nan
 from typing import Any
 
 from ..core.plan import Bill
+from ..experiments.experiment import described
 from .anchors import Anchor
-from .cells import Cell, Found, Key, Place, described, listed
+from .cells import Found, Place, listed
 from .embedded import Embedded
+from .intervals import Estimate
 from .metrics import Interval
-from .rows import Estimate, Row
+from .rows import Row
 
 APART = 0.05
 """Bills of one budget that differ by a larger share are named."""
@@ -48,7 +50,7 @@ def flat(rows: Sequence[Row]) -> str:
     return into.getvalue()
 
 
-def notes_of(found: Found, cells: Mapping[Key, Cell], rows: Sequence[Row], base: str, embedded: Embedded) -> list[str]:
+def notes_of(found: Found, rows: Sequence[Row], base: str, embedded: Embedded) -> list[str]:
     """What the tables must not be read without."""
     notes = [
         f"Δ is the difference from {safe(base)} at the same budget, paired by seed and prompt. {INTERVALS} n.s.: the "
@@ -62,8 +64,8 @@ def notes_of(found: Found, cells: Mapping[Key, Cell], rows: Sequence[Row], base:
             "for others."
         )
     notes.append(_diversity(rows, embedded))
-    notes += _unequal(rows) + _unfinished(found, cells) + _unpaired(rows, base)
-    pools = dict.fromkeys(key.method for key, own in cells.items() if own.pooled)
+    notes += _unequal(rows) + _unfinished(found) + _unpaired(found, rows, base)
+    pools = dict.fromkeys(key.method for key, own in found.ready.items() if own.pooled)
     if pools:
         notes.append(
             f"{safe(', '.join(pools))}: all prompts share one pool and may vanish from it. Means are over the prompts "
@@ -116,7 +118,7 @@ def _unequal(rows: Sequence[Row]) -> list[str]:
             most = max(row.spent(unit) for row in own)
             less = [f"{safe(r.method)} {count(r.spent(unit))}" for r in own if r.spent(unit) < (1 - APART) * most]
             if less:
-                text = f"{described(budget)}: the most is {count(most)} {words(unit)} a prompt, {', '.join(less)}"
+                text = f"{described(dict(budget))}: the most is {count(most)} {words(unit)} a prompt, {', '.join(less)}"
                 said.setdefault(text, []).append(f"{model}, guided by {guide}")
     notes = [f"Unequal bills, {text} ({safe('; '.join(places))})." for text, places in said.items()]
     if any(not row.budget for row in rows):
@@ -124,11 +126,11 @@ def _unequal(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _unfinished(found: Found, cells: Mapping[Key, Cell]) -> list[str]:
+def _unfinished(found: Found) -> list[str]:
     notes = []
-    for key, own in {**cells, **found.left_out}.items():
+    for key, own in sorted(found.cells.items(), key=lambda pair: pair[0] not in found.ready):
         if missing := found.planned[key] - own.covered:
-            then = "what is there is compared" if key in cells else "too little to compare, and left out"
+            then = "what is there is compared" if key in found.ready else "too little to compare, and left out"
             notes.append(f"Unfinished: {safe(str(key))} lacks {_missing(missing, found.planned[key])}; {then}.")
     return notes
 
@@ -141,9 +143,14 @@ def _missing(missing: set[Place], planned: set[Place]) -> str:
     return " and ".join(parts)
 
 
-def _unpaired(rows: Sequence[Row], base: str) -> list[str]:
-    alone = [str(Key(r.model, r.guide, r.budget, r.method)) for r in rows if not r.reward.above and r.method != base]
-    return [f"No two seeds of a prompt pair with {safe(base)}: {safe('; '.join(alone))}."] if alone else []
+def _unpaired(found: Found, rows: Sequence[Row], base: str) -> list[str]:
+    alone = [row.key for row in rows if not row.reward.above and row.method != base]
+    asked = [str(key) for key in alone if found.beside(key, base) in found.planned]
+    others = dict.fromkeys(f"{key.method} {described(dict(key.budget))}" for key in alone if str(key) not in asked)
+    return [
+        *([f"No two seeds of a prompt pair with {safe(base)}: {safe('; '.join(asked))}."] if asked else []),
+        *([f"{safe(base)} has no budget in common with: {safe('; '.join(others))}."] if others else []),
+    ]
 
 
 def _gains(rows: Sequence[Row]) -> str:
@@ -159,7 +166,9 @@ def _gains(rows: Sequence[Row]) -> str:
         places = _places([one for estimate in said if estimate for one in estimate[:2] if one])
         columns.append([safe(name), *(_shown(one.own, places) if one else "" for one in said)])
         columns.append([f"Δ {safe(name)}", *(_above(one, places) if one else "" for one in said)])
-    columns.append(["KL, nats", *("" if row.kl is None else f"{row.kl:.2f}" for row in rows)])
+    for title, numbers in (("KL, nats", [row.kl for row in rows]), ("ESS", [row.ess for row in rows])):
+        if any(number is not None for number in numbers):
+            columns.append([title, *("" if number is None else f"{number:.2f}" for number in numbers)])
     return _markdown(columns)
 
 
@@ -175,7 +184,7 @@ def _costs(rows: Sequence[Row]) -> str:
 
 
 def _names(rows: Sequence[Row]) -> list[list[str]]:
-    return [["budget", *(described(row.budget) for row in rows)], ["method", *(safe(row.method) for row in rows)]]
+    return [["budget", *(described(dict(row.budget)) for row in rows)], ["method", *(safe(row.method) for row in rows)]]
 
 
 def _elsewhere(found: Sequence[tuple[str, Anchor, str]]) -> str:
@@ -193,11 +202,11 @@ def _markdown(columns: Sequence[Sequence[str]]) -> str:
 
 
 def _numbered(row: Row) -> dict[str, Any]:
-    named = {"model": row.model, "guide": row.guide, "method": row.method, "budget": described(row.budget)}
+    named = {"model": row.model, "guide": row.guide, "method": row.method, "budget": described(dict(row.budget))}
     line: dict[str, Any] = named | {f"limit_{unit}": limit for unit, limit in row.budget}
     line |= {"seeds": row.seeds, "prompts_asked": row.asked, "prompts_kept": row.kept}
     line |= _ends("reward", row.reward)
-    line |= {**row.bill, "seconds": row.seconds, "peak_bytes": row.peak_bytes, "kl": row.kl}
+    line |= {**row.bill, "seconds": row.seconds, "peak_bytes": row.peak_bytes, "kl": row.kl, "ess": row.ess}
     line |= _ends("diversity", row.diversity) if row.diversity else {}
     for name, said in row.observed.items():
         line |= _ends(f"observed.{name}", said)

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,14 +18,30 @@ from .. import methods
 from .._optional import optional
 from .._torchvision import mend
 from ..adapters.loaded import from_pipeline
-from ..core import value
+from ..core import tuning, value
 from ..core.budget import Budget, Prices, measure
 from ..core.contract import Denoiser, Method, Reward
 from .experiment import Experiment, ExperimentError, Model, Named, Unit, from_data
 
-__all__ = ["Workshop", "default_device", "denoiser", "method", "reward"]
+__all__ = ["Pilot", "Workshop", "default_device", "denoiser", "method", "reward"]
 
 ALIASES = {"clip": "CLIPScore", "pickscore": "PickScore"}
+
+
+class Pilot(NamedTuple):
+    """What plain samples, apart from those that are compared, say of a model under a guide.
+
+    Attributes:
+        std: standard deviation of the rewards of one prompt's samples, the mean over the prompts.
+        gain: what one standard deviation among siblings is worth, for each step but the last (`dsearch.pilot`).
+    """
+
+    std: float
+    gain: list[float]
+
+
+UNKNOWN = Pilot(1.0, [1.0])
+"""Stands in until a pilot is run, so that methods can be made and refused."""
 
 
 def default_device() -> str:
@@ -116,8 +132,11 @@ def reward_class(kind: str) -> Any:
     return getattr(rewards, name)
 
 
-def method(named: Named, of: Reward) -> Method:
-    """A method of the library, or `module:attribute`, for a reward. `value` names one of `dsearch.core.value`.
+def method(named: Named, of: Reward, pilot: Pilot = UNKNOWN) -> Method:
+    """A method of the library, or `module:attribute`, for a reward.
+
+    Its `value` names one of `dsearch.core.value`; an argument that is `pilot` is what the pilot calls by its name, and
+    `{per_std: x}` is x over the pilot's standard deviation.
 
     Raises:
         ValueError: for a method, an argument or a size that cannot be.
@@ -130,9 +149,7 @@ def method(named: Named, of: Reward) -> Method:
         near = get_close_matches(named.kind, methods.__all__, 1)
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(sorted(methods.__all__))}"
         raise ValueError(f"method {named.kind!r} is not known; {hint} or module:attribute")
-    args = dict(named.args)
-    if "value" in args:
-        args["value"] = _value(args["value"])
+    args = {name: _argument(name, given, pilot) for name, given in named.args.items()}
     _bind(make, args, named.kind, of)
     return make(of, **args)
 
@@ -166,12 +183,11 @@ class Workshop:
             steps = self.given[name].num_steps if model.pipeline == "given" else model.num_steps
             if steps is None:
                 continue
-            for b, limits in enumerate(experiment.budgets):
-                if "seconds" in limits and prices is None:
-                    continue
-                for key, named in experiment.methods.items():
+            for b, key in dict.fromkeys((b, key) for of, _, b, key, _ in experiment.cells() if of == name):
+                limits, made = experiment.budgets[b], method(experiment.methods[key], unasked)
+                if "seconds" not in limits or prices is not None:
                     path = ("budgets", b) if limits else ("methods", key)
-                    self._at(path, partial(self._sized, method(named, unasked), b, steps, prices))
+                    self._at(path, partial(self._sized, made, b, steps, prices))
 
     def model(self, name: str) -> Denoiser:
         """The model of that name, loaded."""
@@ -194,9 +210,9 @@ class Workshop:
             self._rewards[key] = self._at(("rewards", name), lambda: reward(named, key[1]))
         return self._rewards[key]
 
-    def method(self, unit: Unit, prices: Prices | None) -> Method:
+    def method(self, unit: Unit, prices: Prices | None, pilot: Pilot = UNKNOWN) -> Method:
         """The method of a unit, sized to its budget."""
-        made = method(self.experiment.methods[unit.method], self.reward(unit.guide, unit.model))
+        made = method(self.experiment.methods[unit.method], self.reward(unit.guide, unit.model), pilot)
         steps = self.model(unit.model).num_steps
         return self._at(("budgets", unit.budget), lambda: self._sized(made, unit.budget, steps, prices))
 
@@ -206,6 +222,13 @@ class Workshop:
             return Prices(**self.experiment.prices)
         rows = self.experiment.chunks.get("chunk", 16)
         return measure(self.model(model), self.reward(guide, model), self.experiment.prompts[:rows], rows=rows)
+
+    def pilot(self, model: str, guide: str) -> Pilot:
+        """Plain samples of the first prompts, looked at."""
+        samples, prompts, seed = (self.experiment.pilot[name] for name in ("samples", "prompts", "seed"))
+        texts, rows = self.experiment.prompts[:prompts], self.experiment.chunks.get("chunk", 32)
+        made = tuning.pilot(self.model(model), self.reward(guide, model), texts, samples, seed=seed, chunk=rows)
+        return Pilot(float(made.values[..., -1].double().std(dim=1).mean()), made.gain)
 
     def _sized(self, made: Method, budget: int, steps: int, prices: Prices | None) -> Method:
         limits: dict[str, Any] = dict(self.experiment.budgets[budget])
@@ -231,6 +254,21 @@ class Workshop:
         except (ValueError, TypeError, OSError, ImportError) as error:
             place = ".".join(map(str, path))
             raise ExperimentError(f"{self.experiment.where(path)}{place}: {error}") from error
+
+
+def _argument(name: str, given: Any, pilot: Pilot) -> Any:
+    """What a method is given where an experiment says `given`."""
+    if name == "value":
+        return _value(given)
+    if given == "pilot":
+        if name not in pilot._fields:
+            raise ValueError(f"{name}: a pilot measures {' and '.join(pilot._fields)}, not {name}")
+        return getattr(pilot, name)
+    if isinstance(given, Mapping) and "per_std" in given:
+        if set(given) != {"per_std"} or not isinstance(given["per_std"], int | float):
+            raise ValueError(f"{name}: {dict(given)} is not {{per_std: NUMBER}}")
+        return given["per_std"] / pilot.std
+    return given
 
 
 def _value(given: Any) -> Any:

@@ -11,15 +11,23 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from .. import studies
 from .._optional import optional
 from ..core.plan import Bill
 
-__all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "from_data", "load", "parse"]
+__all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "described", "from_data", "load", "parse"]
 
 Path_ = tuple[Any, ...]
+
+AXES = ("models", "guides", "methods", "budgets", "seeds")
+"""What an experiment, or each of its sweeps, crosses with one another and with the prompts."""
+
+PILOT = {"samples": 16, "prompts": 4, "seed": 10_000}
+"""The pilot that is run where an experiment does not say another."""
 
 
 class ExperimentError(ValueError):
@@ -99,6 +107,9 @@ class Unit(NamedTuple):
 class Experiment:
     """Every method under every guide at every budget for every seed, over all prompts, on every model.
 
+    With `sweeps`, each of them does so for its own methods, guides, budgets, seeds and models. What a sweep does not
+    name it takes from the experiment, whose fields then become what all sweeps together name.
+
     Attributes:
         prompts: a group each.
         rewards: by name.
@@ -109,6 +120,9 @@ class Experiment:
         budgets: limits a prompt by unit (model_calls, decodes, reward_calls, seconds), to which every method is sized;
             an empty one takes methods as they are given.
         seeds: repetitions.
+        sweeps: parts that are crossed each on its own: names of models, guides and methods, budgets, and seeds.
+        pilot: plain samples from which methods take what they measure: samples per prompt, prompts (the first so many)
+            and seed.
         batch: prompts of one search; None for all. It decides what is lost when a run is killed, and, on networks, how
             numbers are rounded.
         chunks: chunk, decode_chunk and reward_chunk of `dsearch.search`.
@@ -128,6 +142,8 @@ class Experiment:
     observe: tuple[str, ...] | None = None
     budgets: tuple[Mapping[str, float], ...] = ({},)
     seeds: tuple[int, ...] = (0,)
+    sweeps: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
+    pilot: Mapping[str, int] = field(default_factory=lambda: PILOT)
     batch: int | None = None
     chunks: Mapping[str, int] = field(default_factory=dict)
     thumbnails: int = 0
@@ -146,6 +162,8 @@ class Experiment:
                 self.refuse(("prompts", i), f"prompts: {prompt!r} is half a character; write it as UTF-8")
         set_ = object.__setattr__
         set_(self, "guides", tuple(self.guides) or (next(iter(self.rewards)),))
+        set_(self, "pilot", {**PILOT, **self.pilot})
+        self._cross()
         if self.observe is None:
             set_(self, "observe", tuple(name for name in self.rewards if name not in self.guides))
         for name in ("guides", "observe"):
@@ -154,6 +172,27 @@ class Experiment:
                     self.refuse((name, i), f"{name}: no reward is called {reward!r}{near(reward, self.rewards)}")
         if len(set(self.seeds)) != len(self.seeds):
             self.refuse(("seeds",), f"seeds: {list(self.seeds)} holds one twice; it would be run twice")
+
+    def _cross(self) -> None:
+        """Fills the sweeps up from the experiment, and the experiment's own axes from the sweeps."""
+        if not self.sweeps:
+            return
+        known = {"models": self.models, "guides": self.rewards, "methods": self.methods}
+        own = {axis: tuple(getattr(self, axis)) for axis in AXES}
+        for i, sweep in enumerate(self.sweeps):
+            for axis, names in known.items():
+                for j, name in enumerate(sweep.get(axis, ())):
+                    if name not in names:
+                        self.refuse(("sweeps", i, axis, j), f"sweeps.{i}.{axis}: none is {name!r}{near(name, names)}")
+        object.__setattr__(
+            self, "sweeps", tuple({axis: tuple(s.get(axis) or own[axis]) for axis in AXES} for s in self.sweeps)
+        )
+        for name in self.methods:
+            if all(name not in sweep["methods"] for sweep in self.sweeps):
+                self.refuse(("methods", name), f"methods.{name}: no sweep runs it; name it in one, or take it out")
+        for axis in ("guides", "budgets", "seeds"):
+            named = [thing for sweep in self.sweeps for thing in sweep[axis]]
+            object.__setattr__(self, axis, tuple(t for i, t in enumerate(named) if t not in named[:i]))
 
     def refuse(self, path: Path_, message: str) -> NoReturn:
         """Raises an ExperimentError that points at the line of a part."""
@@ -167,6 +206,14 @@ class Experiment:
             found[name] = {key: {"kind": one.kind, **one.args} for key, one in found[name].items()}
         return json.loads(json.dumps(found, default=_refuse_objects))
 
+    def under(self, *guides: str) -> Experiment:
+        """The part of it that some of its guides steer, with the methods of that part alone."""
+        sweeps = self.sweeps or ({axis: tuple(getattr(self, axis)) for axis in AXES},)
+        kept = [{**sweep, "guides": tuple(g for g in sweep["guides"] if g in guides)} for sweep in sweeps]
+        kept = [sweep for sweep in kept if sweep["guides"]]
+        methods = {name: self.methods[name] for name in self.methods if any(name in sweep["methods"] for sweep in kept)}
+        return dataclasses.replace(self, guides=guides, methods=methods, sweeps=tuple(kept) if self.sweeps else ())
+
     def watchers(self, guide: str) -> tuple[str, ...]:
         """The rewards that watch where `guide` steers."""
         return tuple(name for name in self.observe or () if name != guide)
@@ -176,44 +223,60 @@ class Experiment:
         return list(self._units())
 
     def _units(self) -> Iterator[Unit]:
-        config, n, index = self.as_dict(), len(self.prompts), 0
+        config, n = self.as_dict(), len(self.prompts)
         size = n if self.batch is None else self.batch
         parts = -(-n // size)
         batches = [tuple(range(n * i // parts, n * (i + 1) // parts)) for i in range(parts)]
-        for model in self.models:
-            for guide in self.guides:
-                for budget, limits in enumerate(config["budgets"]):
-                    for method in self.methods:
-                        for seed in self.seeds:
-                            for positions in batches:
-                                watch = {name: config["rewards"][name] for name in self.watchers(guide)}
-                                key = [config["models"][model], config["rewards"][guide], watch, limits]
-                                key += [config["methods"][method], seed, [(p, self.prompts[p]) for p in positions]]
-                                key += [self.chunks, self.thumbnails]
-                                text = json.dumps(key, sort_keys=True).encode()
-                                name = f"{index:06}-{hashlib.sha256(text).hexdigest()[:12]}"
-                                yield Unit(index, model, guide, method, budget, seed, positions, name)
-                                index += 1
+        for index, (cell, positions) in enumerate(product(self.cells(), batches)):
+            model, guide, budget, method, seed = cell
+            watch = {name: config["rewards"][name] for name in self.watchers(guide)}
+            key = [config["models"][model], config["rewards"][guide], watch, config["budgets"][budget]]
+            key += [config["methods"][method], seed, [(p, self.prompts[p]) for p in positions]]
+            key += [self.chunks, self.thumbnails]
+            if asks_pilot(self.methods[method]):
+                key.append(self.pilot)
+            text = json.dumps(key, sort_keys=True).encode()
+            name = f"{index:06}-{hashlib.sha256(text).hexdigest()[:12]}"
+            yield Unit(index, model, guide, method, budget, seed, positions, name)
+
+    def cells(self) -> list[tuple[str, str, int, str, int]]:
+        """What is searched: model, guide, index of the budget, method and seed, each once, one model after another."""
+        if not self.sweeps:
+            budgets = range(len(self.budgets))
+            return list(product(self.models, self.guides, budgets, self.methods, self.seeds))
+        cells: dict[tuple[str, str, int, str, int], None] = {}
+        for sweep in self.sweeps:
+            budgets_ = [self.budgets.index(limits) for limits in sweep["budgets"]]
+            axes = sweep["models"], sweep["guides"], budgets_, sweep["methods"], sweep["seeds"]
+            cells |= dict.fromkeys(product(*axes))
+        return sorted(cells, key=lambda cell: list(self.models).index(cell[0]))
 
 
-def load(file: str | Path) -> Experiment:
+def load(file: str | Path, **changes: Any) -> Experiment:
     """The experiment of a YAML file; prompts that it names as `{file: NAME}` are read beside it.
+
+    Args:
+        file: its path, or the name of one of `dsearch.studies`.
+        changes: fields, as YAML has them, in place of the file's.
 
     Raises:
         ExperimentError: pointing at the line.
         OSError: where the file cannot be read.
     """
-    file = Path(file)
-    return parse(file.read_text(encoding="utf-8"), str(file), file.parent)
+    found = studies.path(str(file)) if str(file) in studies.NAMES and not Path(file).exists() else Path(file)
+    return parse(found.read_text(encoding="utf-8"), str(file), found.parent, changes)
 
 
-def parse(text: str, name: str = "experiment", folder: Path | None = None) -> Experiment:
+def parse(
+    text: str, name: str = "experiment", folder: Path | None = None, changes: Mapping[str, Any] | None = None
+) -> Experiment:
     """The experiment that a YAML text describes.
 
     Args:
         text: the YAML.
         name: what errors call it.
         folder: where files of prompts are looked for; None refuses them.
+        changes: fields, as YAML has them, in place of the text's.
 
     Raises:
         ExperimentError: pointing at the line.
@@ -221,9 +284,11 @@ def parse(text: str, name: str = "experiment", folder: Path | None = None) -> Ex
     with optional():
         import yaml
 
+    changes = changes or {}
+    changed = {(field_,) for field_ in changes}  # as paths: they stand on no line
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = dict(_lines(root, ())) if root is not None else {}
+        lines = {} if root is None else {path: n for path, n in _lines(root, ()) if path[:1] not in changed}
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -232,11 +297,13 @@ def parse(text: str, name: str = "experiment", folder: Path | None = None) -> Ex
         raise ExperimentError(f"{at}{problem}") from error
 
     def where(path: Path_) -> str:
+        if path[:1] in changed:
+            return f"{name}: "
         while path and path not in lines:
             path = path[:-1]
         return f"{name}:{lines[path]}: " if path in lines else f"{name}: "
 
-    return _Reader(where, folder).experiment(data)
+    return _Reader(where, folder).experiment({**data, **changes} if isinstance(data, Mapping) else data)
 
 
 def from_data(data: Any, name: str = "experiment") -> Experiment:
@@ -290,13 +357,15 @@ class _Reader:
         data["prompts"] = self.prompts(data["prompts"])
         for name in ("guides", "observe"):
             if name in data:
-                given = data[name]
-                data[name] = (given,) if isinstance(given, str) else tuple(self.sequence((name,), given))
-        if "seeds" in data:
-            data["seeds"] = self.seeds(data["seeds"])
-        if "budgets" in data:
-            budgets = self.sequence(("budgets",), data["budgets"])
-            data["budgets"] = tuple(self.budget(("budgets", i), budget) for i, budget in enumerate(budgets))
+                data[name] = self.names((name,), data[name])
+        data |= self.numbers((), data)
+        if "sweeps" in data:
+            sweeps = self.sequence(("sweeps",), data["sweeps"])
+            data["sweeps"] = tuple(self.sweep(("sweeps", i), sweep) for i, sweep in enumerate(sweeps))
+        if "pilot" in data:
+            data["pilot"] = self.mapping(("pilot",), data["pilot"], tuple(PILOT))
+            for name, least in (("samples", 3), ("prompts", 1), ("seed", 0)):
+                self.whole(("pilot", name), data["pilot"].get(name, least), least)
         if data.get("batch") is not None:
             self.whole(("batch",), data["batch"], 1)
         if "thumbnails" in data:
@@ -347,10 +416,28 @@ class _Reader:
         lines = (self.folder / file).read_text(encoding="utf-8").splitlines()
         return tuple(line.strip() for line in lines if line.strip())
 
-    def seeds(self, given: Any) -> tuple[int, ...]:
+    def sweep(self, path: Path_, given: Any) -> Mapping[str, tuple[Any, ...]]:
+        sweep = self.mapping(path, given, AXES)
+        named = {axis: self.names((*path, axis), sweep[axis]) for axis in AXES[:3] if axis in sweep}
+        return named | self.numbers(path, sweep)
+
+    def names(self, path: Path_, given: Any) -> tuple[str, ...]:
+        return (given,) if isinstance(given, str) else tuple(self.sequence(path, given))
+
+    def numbers(self, path: Path_, given: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+        """The budgets and seeds of an experiment, or of a sweep, as far as it has them."""
+        found: dict[str, tuple[Any, ...]] = {}
+        if "seeds" in given:
+            found["seeds"] = self.seeds((*path, "seeds"), given["seeds"])
+        if "budgets" in given:
+            budgets = enumerate(self.sequence((*path, "budgets"), given["budgets"]))
+            found["budgets"] = tuple(self.budget((*path, "budgets", i), budget) for i, budget in budgets)
+        return found
+
+    def seeds(self, path: Path_, given: Any) -> tuple[int, ...]:
         if isinstance(given, int) and not isinstance(given, bool):
-            return tuple(range(self.whole(("seeds",), given, 1)))
-        return tuple(self.whole(("seeds", i), s, 0) for i, s in enumerate(self.sequence(("seeds",), given)))
+            return tuple(range(self.whole(path, given, 1)))
+        return tuple(self.whole((*path, i), s, 0) for i, s in enumerate(self.sequence(path, given)))
 
     def budget(self, path: Path_, given: Any) -> Mapping[str, float]:
         budget = self.mapping(path, {} if given is None else given, (*Bill._fields, "seconds"))
@@ -395,6 +482,16 @@ class _Reader:
     def refuse(self, path: Path_, message: str) -> NoReturn:
         place = ".".join(str(part) for part in path)
         raise ExperimentError(f"{self.where(path)}{place}{': ' if place else ''}{message}")
+
+
+def described(limits: Mapping[str, float]) -> str:
+    """A budget in words."""
+    return ", ".join(f"{limit:,} {unit.replace('_', ' ')}" for unit, limit in limits.items()) or "as given"
+
+
+def asks_pilot(named: Named) -> bool:
+    """Whether a method takes an argument from the pilot."""
+    return any(given == "pilot" or (isinstance(given, Mapping) and "per_std" in given) for given in named.args.values())
 
 
 def near(word: Any, known: Iterable[str]) -> str:

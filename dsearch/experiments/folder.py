@@ -31,7 +31,7 @@ from .files import dumps, write
 
 __all__ = ["Run", "Trace", "clear"]
 
-OURS = ("images", "units", "run.json", "prices.json", "records.jsonl", "timings.jsonl")
+OURS = ("images", "units", "run.json", "prices.json", "pilots.json", "records.jsonl", "timings.jsonl")
 
 WIDEST = 16383
 """Pixels that a WebP picture can be wide."""

@@ -15,12 +15,18 @@ import torch
 
 from .. import __version__, distributed
 from ..core.budget import Prices
-from .build import Workshop, default_device, dtype_of
-from .experiment import Experiment, ExperimentError, Unit
+from .build import UNKNOWN, Pilot, Workshop, default_device, dtype_of
+from .experiment import Experiment, ExperimentError, Unit, asks_pilot, described, from_data
 from .files import dumps, write
 from .folder import Run
 
 __all__ = ["merge", "run"]
+
+MEASURED = {
+    "prices": "give the experiment its `prices`",
+    "pilots": "run them on machines that are alike, or in one folder",
+}
+"""What a run measures and writes down, and what to do where shards differ in it."""
 
 
 def run(
@@ -96,15 +102,15 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     runs, out = [Run.open(folder) for folder in folders], Path(out)
     if not runs:
         raise ExperimentError("nothing to merge; name the folders of the shards")
-    one, prices = runs[0], dict[str, Any]()
+    one, measured = runs[0], {name: dict[str, Any]() for name in MEASURED}
     for other in runs:
         _same(one.experiment, other.experiment.as_dict(), other.folder)
-        for key, seconds in _read_prices(other.folder).items():
-            if prices.setdefault(key, seconds) != seconds:
-                raise ExperimentError(
-                    f"{other.folder} was sized by other prices of {key} than the shards before it; "
-                    "give the experiment its `prices`"
-                )
+        for name, remedy in MEASURED.items():
+            for key, found in _read(other.folder / f"{name}.json").items():
+                if measured[name].setdefault(key, found) != found:
+                    raise ExperimentError(
+                        f"{other.folder} has other {name} of {key} than the shards before it; {remedy}"
+                    )
     missing = [unit for unit in one.units if not any(run.has(unit) for run in runs)]
     if missing:
         raise ExperimentError(f"no shard has {len(missing)} of {len(one.units)} searches, {missing[0].name} the first")
@@ -112,8 +118,9 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     if (out / "run.json").exists():
         _same(one.experiment, Run.open(out).experiment.as_dict(), out)
     merged.begin()
-    if prices:
-        write(out / "prices.json", dumps(prices).encode())
+    for name, known in measured.items():
+        if known:
+            write(out / f"{name}.json", dumps(known).encode())
     for unit in one.units:
         if merged.has(unit):
             continue
@@ -133,7 +140,7 @@ def _options(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) ->
     experiment, watchers = shop.experiment, shop.experiment.watchers(unit.guide)
     return {
         "denoiser": shop.model(unit.model),
-        "method": shop.method(unit, _prices(shop, unit, out, ranks)),
+        "method": shop.method(unit, _prices(shop, unit, out, ranks), _pilot(shop, unit, out, ranks)),
         "prompts": [experiment.prompts[p] for p in unit.positions],
         "ids": unit.positions,
         "seed": unit.seed,
@@ -156,7 +163,7 @@ def _refuse_others(whole: Run, say: Callable[[str], object]) -> None:
 
 
 def _same(experiment: Experiment, other: Mapping[str, Any], folder: Path) -> None:
-    own = experiment.as_dict()
+    own, other = experiment.as_dict(), from_data(other, str(folder)).as_dict()
     for name, value in own.items():
         if other.get(name) != value:
             raise ExperimentError(
@@ -171,23 +178,37 @@ def _short(value: Any) -> str:
 
 
 def _prices(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) -> Prices | None:
-    """What budgets in seconds are turned into plans by: measured once and written down, so that plans stay the same."""
+    """What budgets in seconds are turned into plans by."""
     if "seconds" not in shop.experiment.budgets[unit.budget]:
         return None
-    key = f"{unit.model}/{unit.guide}"
-    with _locked(out / ".prices" if ranks.rank == 0 else None):  # shards of one folder take the same prices
-        known = _read_prices(out)
-        if key not in known:
-            if ranks.size > 1 and shop.experiment.prices is None:
-                raise ExperimentError("budgets in seconds on several processes need the experiment's `prices`")
-            known[key] = list(shop.prices(unit.model, unit.guide))
-            if ranks.rank == 0:
-                write(out / "prices.json", dumps(known).encode())
-    return Prices(*known[key])
+    if ranks.size > 1 and shop.experiment.prices is None:
+        raise ExperimentError("budgets in seconds on several processes need the experiment's `prices`")
+    return Prices(*_measured("prices", unit, out, ranks, lambda: shop.prices(unit.model, unit.guide)))
 
 
-def _read_prices(folder: Path) -> dict[str, Any]:
-    file = folder / "prices.json"
+def _pilot(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) -> Pilot:
+    """What the arguments of a method are taken from, where it asks."""
+    if not asks_pilot(shop.experiment.methods[unit.method]):
+        return UNKNOWN
+    return Pilot(*_measured("pilots", unit, out, ranks, lambda: shop.pilot(unit.model, unit.guide)))
+
+
+def _measured(
+    name: str, unit: Unit, out: Path, ranks: distributed.Ranks, make: Callable[[], Sequence[Any]]
+) -> Sequence[Any]:
+    """Measured once for a model and a guide and written down, so that all searches and shards of a folder agree."""
+    key, file, found = f"{unit.model}/{unit.guide}", out / f"{name}.json", None
+    if ranks.rank == 0:
+        with _locked(out / f".{name}"):
+            known = _read(file)
+            if key not in known:
+                known[key] = list(make())
+                write(file, dumps(known).encode())
+            found = known[key]
+    return ranks.told(found)
+
+
+def _read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
@@ -196,15 +217,8 @@ def _title(experiment: Experiment, unit: Unit) -> str:
     if len(experiment.models) > 1:
         parts.insert(0, unit.model)
     if len(experiment.budgets) > 1:
-        parts.insert(
-            -2, ", ".join(f"{unit_}={n}" for unit_, n in experiment.budgets[unit.budget].items()) or "as given"
-        )
+        parts.insert(-2, described(experiment.budgets[unit.budget]))
     return ", ".join(parts)
-
-
-def described(budget: Mapping[str, float]) -> str:
-    """A budget in words."""
-    return ", ".join(f"{unit}={n}" for unit, n in budget.items()) or "as given"
 
 
 def _about(experiment: Experiment) -> dict[str, Any]:

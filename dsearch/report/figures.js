@@ -182,7 +182,7 @@ function bill() {
       "What a search costs a prompt: rows through the network, samples decoded, images rewarded, as counted and as planned before the run; ",
       "seconds are wall-clock time",
       data.models.length ? ", the first search of a model warms up." : ".",
-      pooled ? " (pool): the bill is that of all prompts together, which share one pool." : "",
+      pooled ? " (pool): all prompts share one pool, and each bears an equal part of its bill." : "",
     ),
   );
 }

@@ -1,0 +1,46 @@
+"""The best value among a prompt's candidates, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..experiments.folder import Trace
+from .cells import Cell, Found
+from .metrics import Interval
+from .rows import interval_of
+
+
+def along(found: Found, cell: Cell) -> dict[int, Interval]:
+    """By scored step, from 0: the best value of a prompt (for `plain` the mean), over its seeds and the prompts.
+
+    Before the last step a value is an estimate: mostly the guide's reward of the posterior mean.
+    """
+    seeds, tables = cell.seeds, dict[int, Tensor]()
+    for search in cell.searches:
+        for step, best in _best(search.run.trace(search.unit), len(search.unit.positions), cell.plain).items():
+            table = tables.setdefault(
+                step, torch.full((len(seeds), len(found.prompts)), torch.nan, dtype=torch.float64)
+            )
+            table[seeds.index(search.unit.seed), list(search.unit.positions)] = best
+    return {step: interval_of(table, cell.pooled, not found.single) for step, table in sorted(tables.items())}
+
+
+def _best(trace: Trace, prompts: int, plain: bool) -> dict[int, Tensor]:
+    """By scored step `[P]`, nan for a prompt of which nothing is left."""
+    pools = prompts // len(trace.order)  # prompts of a group: beam k of a pool carries prompt k mod P
+    owner = (torch.arange(trace.alive[0]) % pools).expand(len(trace.order), -1)  # [B, K]
+    best = {}
+    for i, (width, child, values) in enumerate(zip(trace.width, trace.child, trace.values, strict=True)):
+        owner = owner.repeat_interleave(width, dim=1)  # [B, N]
+        if values is not None:
+            best[i] = torch.cat([_of_each(v.double(), o, pools, plain) for v, o in zip(values, owner, strict=True)])
+        owner = owner.gather(1, child)
+    return best
+
+
+def _of_each(values: Tensor, owner: Tensor, prompts: int, plain: bool) -> Tensor:
+    held: Sequence[Tensor] = [values[owner == p] for p in range(prompts)]
+    return torch.stack([some.mean() if plain or not len(some) else some.max() for some in held])

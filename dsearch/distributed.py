@@ -242,7 +242,8 @@ def _least(chunks: Sequence[Chunks]) -> Chunks:
     """The sizes that fitted everywhere."""
     kinds = ("network", "decoder", "reward")
     sizes = {kind: [size for one in chunks if (size := getattr(one, kind)) is not None] for kind in kinds}
-    return replace(chunks[0], **{kind: min(found) if found else None for kind, found in sizes.items()})
+    least: dict[str, Any] = {kind: min(found) if found else None for kind, found in sizes.items()}
+    return replace(chunks[0], **least)
 
 
 def _on_cpu(result: Result) -> Result:

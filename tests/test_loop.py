@@ -355,7 +355,7 @@ def test_chunks_that_cannot_be_are_refused(sizes, says):
 
 @pytest.mark.parametrize("watcher", [3, dsearch.Target, {"clip": smooth}])
 def test_what_cannot_watch_is_refused(watcher):
-    with pytest.raises(TypeError, match="give watchers .* or functions"):
+    with pytest.raises(TypeError, match=r"give watchers .* or functions"):
         run(methods.svdd(smooth), watch=[watcher])
 
 

@@ -16,7 +16,7 @@ from .rows import interval_of
 def along(found: Found, cell: Cell) -> dict[int, Interval]:
     """By scored step, from 0: the best value of a prompt (for `plain` the mean), over its seeds and the prompts.
 
-    Before the last step a value is an estimate: mostly the guide's reward of the posterior mean.
+    Before the last step a value is an estimate: mostly the objective's reward of the posterior mean.
     """
     seeds, tables = cell.seeds, dict[int, Tensor]()
     for search in cell.searches:

@@ -28,7 +28,9 @@ class Embedded:
         if name is not None and name not in found.rewards:
             raise ExperimentError(f"embed: no reward is called {name!r}{near(name, found.rewards)}")
         if name is None:
-            self.name = next((n for n in found.rewards if n not in found.guides and _is_clip(found.rewards[n])), None)
+            self.name = next(
+                (n for n in found.rewards if n not in found.objectives and _is_clip(found.rewards[n])), None
+            )
         if self.name is None:
             self.why = "every CLIPScore of the experiment steers, if it has one; name a reward that embeds images"
             return

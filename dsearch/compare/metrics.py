@@ -1,7 +1,7 @@
 """Numbers about results: intervals over seeds, paired differences, diversity.
 
-Hold them against each other: a search that raises its guide while the panel and the diversity fall has found the
-guide's blind spot, not a better picture.
+Hold them against each other: a search that raises its objective while the panel and the diversity fall has found the
+objective's blind spot, not a better picture.
 """
 
 from __future__ import annotations

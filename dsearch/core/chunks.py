@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -108,7 +108,8 @@ class Sizes:
                     raise OutOfMemory(kind, at, error) from error
                 part = None
             if part is None:  # outside the handler: the error's frames held what the work had made
-                self.now = replace(self.now, **{kind: (size if fills else n) // 2 or 1})
+                halved: Any = {kind: (size if fills else n) // 2 or 1}
+                self.now = replace(self.now, **halved)
                 if torch.cuda.is_available():  # pragma: no cover  # a GPU's cache
                     torch.cuda.empty_cache()
                 continue

@@ -7,8 +7,8 @@ Axis letters, used in every shape of the library:
 - `R` flat rows, whatever groups and beams they come from;
 - `...` what the model makes of one sample, which the core never opens.
 
-Two counters: a `step` is a transition, 0 the first; a `level` is a noise level, 0 pure noise and `num_steps` clean. Step
-`i` leads from level `i` to level `i + 1`.
+Two counters: a `step` is a transition, 0 the first; a `level` is a noise level, 0 pure noise and `num_steps` clean.
+Step `i` leads from level `i` to level `i + 1`.
 """
 
 from __future__ import annotations
@@ -64,12 +64,13 @@ def map_tree(function: Callable[..., Tensor], *trees: Tree) -> Tree:
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
         fields = [field.name for field in dataclasses.fields(first)]
         parts = {name: map_tree(function, *(getattr(tree, name) for tree in trees)) for name in fields}
-        return dataclasses.replace(first, **parts)
+        whole: Any = dataclasses.replace(first, **parts)
+        return whole
     if isinstance(first, Mapping):
         named: Any = {name: map_tree(function, *(tree[name] for tree in trees)) for name in first}  # type: ignore[index]
         return named
     if isinstance(first, tuple | list):
-        leaves: list[Any] = [map_tree(function, *parts) for parts in zip(*trees, strict=True)]  # type: ignore[call-overload]
+        leaves: list[Any] = [map_tree(function, *parts) for parts in zip(*trees, strict=True)]
         make: Any = type(first)
         return make(*leaves) if hasattr(first, "_fields") else make(leaves)
     if first is None or isinstance(first, int | float | str):
@@ -127,7 +128,7 @@ class Beams:
         log_w: `[B, K]` log importance weights (zeros for methods without a potential), `weight_dtype`.
         memory: what the method's potential remembers.
         kl: `[B, K]` nats by which the choices so far moved its path from the pretrained law; nan where unknown.
-        prompt_index: `[B, K]` which prompt it has; -1 where the candidate was not drawn, which costs and scores nothing.
+        prompt_index: `[B, K]` which prompt it has; -1 where it was not drawn, which costs and scores nothing.
         child: `[B, K]` which of the N candidates of the last step it was.
     """
 
@@ -289,7 +290,10 @@ class Denoiser(Protocol):
         ...
 
     def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
-        """The reverse kernel p(x_{i+1} | x_i): x and pred `[B, K, 1, ...]`, noise `[B, K, w, ...]` -> `[B, K, w, ...]`."""
+        """The reverse kernel p(x_{i+1} | x_i).
+
+        x and pred `[B, K, 1, ...]`, noise `[B, K, w, ...]` -> `[B, K, w, ...]`.
+        """
         ...
 
     def decode(self, x0: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Sized:
         return self.make(self.size, num_steps)
 
 
-Expand = Callable[[Engine, "Method", Plan, int, Beams, Watching, "Tensor | None"], "tuple[Beams, Step, Tensor]"]
+Expand = Callable[[Engine, "Method", Plan, int, Beams, Watching, "Tensor | None"], "tuple[Beams, Step, Tensor | None]"]
 """`(engine, method, plan, i, beams, watching, stop) -> (survivors, what step i did, their images at the clean end)`."""
 
 

@@ -304,15 +304,15 @@ def dsearch_plan(
     coins: Coins,
     max_width: int | None = None,
 ) -> Plan:
-    """DSearch's own form: at searching steps `rows_per_step // alive` children per beam, then down to the drop schedule.
+    """DSearch's own form: where it searches, `rows_per_step // alive` children per beam, then the drop schedule.
 
-    Steps that do not search cost one plain row a beam and drop nothing. The clean step is scored at width 1 and
+    Steps that do not search cost one plain row per beam and drop nothing. The clean step is scored at width 1 and
     prunes to `keep`, for an unlucky last coin would leave beams over. No step exceeds `rows_per_step`. `drop` and
     `search` may also give the beams after, and whether there is a search at, each step but the last; `max_width`
     bounds the children a beam.
 
     Raises:
-        ValueError: where the rows per step are fewer than the beams, or keep above them, or a schedule has another length.
+        ValueError: where there are fewer rows per step than beams, or keep is above them, or a schedule has another length.
     """
     named = drop_schedule(drop if isinstance(drop, str) else "none", beams, keep, num_steps)
     target = named if isinstance(drop, str) else _each("drop", drop, num_steps)

@@ -1,7 +1,7 @@
 """The noise source: keyed, never global.
 
-A draw depends on (seed, id of the group, name, use, step or level) alone, so a prompt meets the same noise alone or among
-many, in any chunking, on one process or eight. The key is hashed to the 128 bits of numpy's Philox: torch's CPU
+A draw depends on (seed, id of the group, name, use, step or level) alone, so a prompt meets the same noise alone or
+among many, in any chunking, on one process or eight. The key is hashed to the 128 bits of numpy's Philox: torch's CPU
 generator keeps only 32 bits of its seed, and its streams are not stable under a change of length.
 """
 

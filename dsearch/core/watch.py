@@ -33,7 +33,7 @@ class Watcher:
     def candidates(
         self, candidates: Beams, values: Tensor, level: int, engine: Engine, images: Tensor | None = None
     ) -> None:
-        """Candidates at a level, some of them where they stream, with their values `[B, n]`; `images` at the clean end."""
+        """Candidates at a level (some, where they stream) with their values `[B, n]`; `images` at the clean end."""
 
     def survivors(self, step: Step, beams: Beams, engine: Engine) -> Tensor | None:
         """After each step: `[B]` the groups that draw one child per beam from now on, until this says otherwise."""
@@ -275,7 +275,7 @@ def _watcher(given: Any) -> Any:
         return given
     if isinstance(given, type) or not callable(given):
         raise TypeError(
-            f"watch holds {given!r}; give watchers (Target(0.8), HeldOut({{'clip': reward}}), Thumbnails(32)) or functions "
-            "(step, beams)"
+            f"watch holds {given!r}; give watchers (Target(0.8), HeldOut({{'clip': reward}}), Thumbnails(32)) "
+            "or functions (step, beams)"
         )
     return Called(given)

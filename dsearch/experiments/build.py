@@ -20,7 +20,9 @@ from .._torchvision import mend
 from ..adapters.loaded import from_pipeline
 from ..core import tuning, value
 from ..core.budget import Budget, Prices, measure
-from ..core.contract import Denoiser, Method, Reward
+from ..core.chunks import Chunks
+from ..core.contract import Denoiser, Reward
+from ..core.method import Method
 from .experiment import Experiment, ExperimentError, Model, Named, Unit, from_data
 
 __all__ = ["Pilot", "Workshop", "default_device", "denoiser", "method", "reward"]
@@ -29,7 +31,7 @@ ALIASES = {"clip": "CLIPScore", "pickscore": "PickScore"}
 
 
 class Pilot(NamedTuple):
-    """What plain samples, apart from those that are compared, say of a model under a guide.
+    """What plain samples, apart from those that are compared, say of a model under a objective.
 
     Attributes:
         std: standard deviation of the rewards of one prompt's samples, the mean over the prompts.
@@ -212,22 +214,22 @@ class Workshop:
 
     def method(self, unit: Unit, prices: Prices | None, pilot: Pilot = UNKNOWN) -> Method:
         """The method of a unit, sized to its budget."""
-        made = method(self.experiment.methods[unit.method], self.reward(unit.guide, unit.model), pilot)
+        made = method(self.experiment.methods[unit.method], self.reward(unit.objective, unit.model), pilot)
         steps = self.model(unit.model).num_steps
         return self._at(("budgets", unit.budget), lambda: self._sized(made, unit.budget, steps, prices))
 
-    def prices(self, model: str, guide: str) -> Prices:
+    def prices(self, model: str, objective: str) -> Prices:
         """What a row, a decode and a reward take here: the experiment's own prices, or measured ones."""
         if self.experiment.prices is not None:
             return Prices(**self.experiment.prices)
-        rows = self.experiment.chunks.get("chunk", 16)
-        return measure(self.model(model), self.reward(guide, model), self.experiment.prompts[:rows], rows=rows)
+        rows = self.experiment.chunks.get("network", 16)
+        return measure(self.model(model), self.reward(objective, model), self.experiment.prompts[:rows], rows=rows)
 
-    def pilot(self, model: str, guide: str) -> Pilot:
+    def pilot(self, model: str, objective: str) -> Pilot:
         """Plain samples of the first prompts, looked at."""
         samples, prompts, seed = (self.experiment.pilot[name] for name in ("samples", "prompts", "seed"))
-        texts, rows = self.experiment.prompts[:prompts], self.experiment.chunks.get("chunk", 32)
-        made = tuning.pilot(self.model(model), self.reward(guide, model), texts, samples, seed=seed, chunk=rows)
+        texts, chunks = self.experiment.prompts[:prompts], Chunks(**dict[str, Any](self.experiment.chunks))
+        made = tuning.pilot(self.model(model), self.reward(objective, model), texts, samples, seed=seed, chunks=chunks)
         return Pilot(float(made.values[..., -1].double().std(dim=1).mean()), made.gain)
 
     def _sized(self, made: Method, budget: int, steps: int, prices: Prices | None) -> Method:

@@ -200,18 +200,18 @@ def _records(whole: Run, unit: Unit, result: Result, maker: str) -> Iterator[dic
                 write(whole.folder / name, _png(result.images[b, k]), maker)
             yield {
                 "unit": unit.name,
-                **{part: getattr(unit, part) for part in ("model", "guide", "method", "budget", "seed")},
+                **{part: getattr(unit, part) for part in ("model", "objective", "method", "budget", "seed")},
                 "position": unit.positions[b] if len(result.prompts) == len(unit.positions) else place[prompt],
                 "prompt": prompt,
                 "rank": k,
                 "image": name,
                 "reward": float(result.rewards[b, k]),
-                "observed": {name: float(scores[b, k]) for name, scores in result.observed.items()},
+                "held_out": {name: float(scores[b, k]) for name, scores in result.held_out.items()},
                 "log_w": float(result.log_w[b, k]),
                 "kl": None if result.kl is None else float(result.kl[b, k]),
                 "ancestor": int(ancestor[b, k]),
                 "path": path[b, k].tolist(),
-                **{kind: getattr(result, kind)._asdict() for kind in ("bill", "planned")},
+                **{kind: getattr(result.cost, kind)._asdict() for kind in ("bill", "planned")},
             }
 
 

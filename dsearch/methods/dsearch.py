@@ -26,9 +26,9 @@ def dsearch(
 ) -> Method:
     """DSearch: many beams with few children early, few beams with many children late, at constant rows per step.
 
-    At a searching step every beam draws `rows_per_step // alive` children, valued by the reward of their posterior mean; the
-    best child of each beam is kept, then the beams are pruned to the drop schedule b(t). At the other steps every beam
-    takes one plain step, which costs one row. The clean step prunes to `keep`.
+    At a searching step every beam draws `rows_per_step // alive` children, valued by the reward of their posterior
+    mean; the best child of each beam is kept, then the beams are pruned to the drop schedule b(t). At the other steps
+    every beam takes one plain step, which costs one row. The clean step prunes to `keep`.
 
     Args:
         reward: `(images, prompts) -> [N]`.

@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 
 from dsearch.core.result import Lineage
-from dsearch.core.steps import Step
+from dsearch.core.contract import Step
 from dsearch.experiments import folder
 from dsearch.experiments.experiment import parse
 from dsearch.experiments.files import dumps, write

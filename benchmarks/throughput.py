@@ -170,7 +170,7 @@ def measure(bench: Bench, setting: Setting) -> dict[str, Any]:
         seconds, theirs = bench.published(setting)
         published.append(seconds)
         assert_same_choices(ours, theirs)
-    bill = ours.bill._asdict()
+    bill = ours.cost.bill._asdict()
     floor = sum(rows * best(bare[kind])[1] for kind, rows in zip(bare, bill.values(), strict=True))
     return {
         "name": setting.name,

@@ -6,6 +6,7 @@
 What they say is measured and searched with by `benchmarks/learned_value.py`.
 """
 
+from dsearch import Chunks
 from __future__ import annotations
 
 import argparse
@@ -33,7 +34,7 @@ def gather(args: argparse.Namespace) -> None:
     pipe.set_progress_bar_config(disable=True)
     denoiser = StableDiffusion(pipe, num_inference_steps=STEPS, guidance_scale=GUIDANCE)
     rewards = {"compressibility": Compressibility(), "clip": CLIPScore()}
-    runs = collect(denoiser, rewards, DEMO_PROMPTS[:4], args.samples, batch=100, chunk=64, progress=True)
+    runs = collect(denoiser, rewards, DEMO_PROMPTS[:4], args.samples, batch=100, progress=True, chunks=Chunks(network=64))
     runs.save(args.out / "runs.safetensors")
 
 

@@ -1,16 +1,28 @@
-"""Values at the edge: settings, ids, sizes, rewards and devices that few pass, and the right value or error for each."""
+"""Values at the edge: settings, ids, sizes, rewards and devices that few pass; the right value or error for each."""
 
+import enum
+import inspect
+import math
 import warnings
 
 import diffusers
+import numpy as np
 import pytest
 import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from strategies import every_method, run, scores, smooth
 
+from dsearch import KeyedRng, methods
 from dsearch.adapters import StableDiffusion
 from dsearch.adapters._kernel import kernel
+from dsearch.core import potential, resample, selection
+from dsearch.core.resample import ess
+from dsearch.core.tuning import Pilot, allocate
+
+INF = math.inf
 
 # Schedulers
 
@@ -66,7 +78,10 @@ def test_with_any_setting_a_beam_has_the_result_that_it_has_alone(family, option
 @pytest.mark.parametrize("family", ["DDIM", "DDPM", "LCM", "DPM++"])
 def test_dynamic_thresholding_of_children_is_the_schedulers_own_of_rows(family):
     own = kernel(made(family, thresholding=True, sample_max_value=10.0), 5, "cpu", 1.0)
-    x, out = torch.randn(6, 4, 4, 4) * torch.tensor([1, 2, 4, 8, 16, 32.0])[:, None, None, None], torch.randn(6, 4, 4, 4)
+    x, out = (
+        torch.randn(6, 4, 4, 4) * torch.tensor([1, 2, 4, 8, 16, 32.0])[:, None, None, None],
+        torch.randn(6, 4, 4, 4),
+    )
     beams = own.step(out[None, :, None], 2, x[None, :, None], torch.zeros(1, 6, 1, 4, 4, 4))
     assert torch.equal(beams[0, :, 0], own.step(out, 2, x, torch.zeros_like(x)))
 
@@ -104,5 +119,200 @@ def test_a_setting_that_cannot_work_is_refused_with_one_that_does(family, settin
 
 
 def test_a_flow_that_runs_backwards_is_refused():
-    with pytest.raises(ValueError, match="invert_sigmas=True.*set invert_sigmas=False"):
+    with pytest.raises(ValueError, match=r"invert_sigmas=True.*set invert_sigmas=False"):
         kernel(diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), 5, "cpu", 1.0, flow=True)
+
+
+# Rewards and log-weights in the extended reals
+
+ODD = st.sampled_from([INF, -INF, -INF, 0.0, 1.0, -2.5, 3e38, -3e38, 1.7e308, -1.7e308, 1e-320])
+REALS = st.one_of(ODD, st.floats(-50, 50))
+every_scheme = pytest.mark.parametrize("scheme", resample.SCHEMES.values(), ids=resample.SCHEMES)
+
+
+def drawn(scheme, log_w, n, seed=0):
+    return scheme(torch.tensor([log_w], dtype=torch.float64), n, KeyedRng(seed, (0,)), 1)[0].tolist()
+
+
+@every_scheme
+@given(log_w=st.lists(REALS, min_size=1, max_size=8), n=st.integers(1, 12), seed=st.integers(0, 9))
+def test_a_scheme_draws_only_what_has_weight(scheme, log_w, n, seed):
+    index = drawn(scheme, log_w, n, seed)
+    assert len(index) == n and all(0 <= i < len(log_w) for i in index)
+    if max(log_w) == INF:
+        assert all(log_w[i] == INF for i in index)
+    elif max(log_w) > -INF:
+        assert all(log_w[i] > -INF for i in index)
+
+
+@every_scheme
+def test_infinite_weights_share_equally_and_so_do_weights_that_are_all_zero(scheme):
+    for log_w, kept in (([INF, 0.0, INF, 0.0], [0, 2]), ([-INF] * 4, [0, 1, 2, 3])):
+        counts = np.bincount([i for seed in range(100) for i in drawn(scheme, log_w, 4, seed)], minlength=4)
+        share = 400 / len(kept)
+        assert set(np.flatnonzero(counts)) == set(kept)
+        assert all(abs(counts[i] - share) < 4.5 * math.sqrt(share) for i in kept)
+    assert sorted(drawn(resample.residual, [INF, 0.0, INF, 0.0], 4)) == [0, 0, 2, 2]
+
+
+@given(st.lists(REALS, min_size=1, max_size=9))
+def test_the_effective_number_lies_between_one_and_n_for_any_weights(log_w):
+    assert 1 - 1e-9 <= ess(torch.tensor([log_w], dtype=torch.float64)).item() <= len(log_w) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("log_w", "exact"), [([-INF] * 3, 3), ([INF, 0.0, INF], 2), ([INF, -INF], 1), ([0.0, -INF], 1)]
+)
+def test_the_effective_number_of_infinite_weights(log_w, exact):
+    assert ess(torch.tensor([log_w])).item() == pytest.approx(exact)
+
+
+def odd(table):
+    """A reward that takes its values from a table, by where a sample lies."""
+    told = torch.tensor(table, dtype=torch.float64)
+    return lambda images, prompts: told[(images[:, 0].double() * 1000).long() % len(table)]
+
+
+@every_method
+@settings(max_examples=25)
+@given(table=st.lists(REALS, min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_any_reward_gives_weights_that_make_sense_or_is_refused_by_its_value(example, table, seed):
+    method = example(odd(table))
+    try:
+        result = run(method, seed=seed)
+    except ValueError as error:
+        assert "cannot be steered by" in str(error) and max(map(abs, table)) > 1e90
+        return
+    assert ((result.log_w == -INF) | result.log_w.isfinite()).all()
+    assert not result.log_z.isnan().any() and (result.log_z < INF).all()
+    n = result.log_w.shape[1]
+    assert ((result.ess >= 1 - 1e-9) & (result.ess <= n + 1e-9)).all()
+    assert not any(step.values.isnan().any() for step in result.trace if step.values is not None)
+    assert set(result.rewards.flatten().tolist()) <= {*table}
+    known = run(example(smooth), seed=seed).kl is not None
+    assert (result.kl is not None) == known
+
+
+STEERED = {
+    **{f"fk, {kind}": lambda r, kind=kind: methods.fk(r, 6, potential=kind, every=1) for kind in potential.KINDS},
+    **{
+        f"tempered, {schedule}": lambda r, schedule=schedule: methods.tempered(r, 6, schedule=schedule)
+        for schedule in ("geometric", "linear", "adaptive")
+    },
+}
+
+
+@pytest.mark.parametrize("make", STEERED.values(), ids=STEERED)
+def test_a_reward_of_minus_infinity_is_a_weight_of_zero_and_one_of_plus_infinity_is_refused(make):
+    def cut(images, prompts):
+        return torch.where(images[:, 0] > 0, smooth(images, prompts), -INF)
+
+    result = run(make(cut), ["a"] * 8)
+    assert (result.log_w[result.rewards == -INF] == -INF).all()
+    assert (result.log_w > -INF).any() and not result.log_w.isnan().any()
+    with pytest.raises(ValueError, match=r"a value of inf at level \d+ cannot be steered by.*bound the reward"):
+        run(make(lambda images, prompts: torch.where(images[:, 0] > 0, INF, 0.0)))
+    nothing = run(make(lambda images, prompts: torch.full((len(images),), -INF)))
+    assert (nothing.log_w == -INF).all() and (nothing.log_z == -INF).all()
+    assert nothing.ess.tolist() == pytest.approx([6.0, 6.0])
+
+
+@pytest.mark.parametrize("make", [methods.fk, methods.tempered])
+@pytest.mark.parametrize("lam", [1e308, INF, 0.0, -1.0, math.nan])
+def test_a_strength_without_weights_is_refused(make, lam):
+    with pytest.raises(ValueError, match=rf"lam={lam}".replace("+", r"\+") + " must be above 0 and finite, at most 1e"):
+        make(smooth, lam=lam)
+
+
+@pytest.mark.parametrize("select", [selection.softmax_child(1e-40), selection.replace_worst(0.5, 1e-40, zscore=False)])
+def test_a_tiny_temperature_takes_the_best_and_does_not_overflow(select):
+    population = scores([[1.0, 3.0, 2.0, 5.0], [-1.0, -3.0, -2.0, -5.0]], width=4)
+    choice = select(population, 1, KeyedRng(0, (0, 1)))
+    best = [choice.index[b, -1].item() for b in range(2)]
+    assert best == [3, 0] and choice.kl.isfinite().all()
+
+
+# Ties in a pilot
+
+RANKED = st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), min_size=3, max_size=9)
+
+
+@given(RANKED)
+def test_rank_correlations_of_tied_values_are_spearmans(rows):
+    values = torch.tensor(rows, dtype=torch.float64)[None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy's, of constant values
+        exact = [stats.spearmanr(values[0, :, t], values[0, :, -1]).statistic for t in range(4)]
+    assert Pilot(values).rank_correlation == pytest.approx(exact, nan_ok=True)
+
+
+def test_constant_rewards_have_no_rank_correlation_and_infinite_ones_no_gain():
+    assert all(math.isnan(each) for each in Pilot(torch.ones(2, 5, 3)).rank_correlation)
+    values = torch.randn(1, 5, 3)
+    values[0, 2, 1] = -INF
+    assert not any(math.isnan(each) for each in Pilot(values).rank_correlation)
+    with pytest.raises(ValueError, match=r"infinite values.*finite"):
+        Pilot(values).gain  # noqa: B018
+    for bad in (math.nan, INF):
+        with pytest.raises(ValueError, match="and finite"):
+            allocate([1.0, bad], 5)
+
+
+# Ids that compare equal
+
+
+class Word(str, enum.Enum):
+    CAT = "cat"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Plain(str):
+    __slots__ = ()
+
+
+ALIKE = ["cat", np.str_("cat"), np.array(["cat"])[0], Word.CAT, Plain("cat"), "1"]
+ALIKE += [1, True, np.int64(1), np.uint8(1), Number.ONE, 0, False]
+UNLIKE = [1.0, np.float64(1), np.bool_(True), np.array(1), torch.tensor(1), b"cat", ("cat",), None]
+
+
+@given(st.tuples(st.sampled_from(ALIKE), st.sampled_from(ALIKE)))
+def test_ids_that_compare_equal_draw_equal_noise_and_others_do_not(pair):
+    one, other = (KeyedRng(7, (key,)).normal("noise", 0, (1, 8)) for key in pair)
+    assert torch.equal(one, other) == (pair[0] == pair[1])
+
+
+@pytest.mark.parametrize("key", UNLIKE, ids=repr)
+def test_ids_of_other_types_are_refused(key):
+    with pytest.raises(TypeError, match="name a group by an int or a str"):
+        KeyedRng(7, (key,))
+
+
+# Sizes that are numpy's
+
+
+SIZES = {
+    "tuned": {"gain": [1.0, 2.0, 1.0]},
+    "fk": {"start": np.int64(2), "stop": np.int64(4)},
+    "psp": {"drops": [(0.5, np.int64(3))], "beams": np.int64(5)},
+    "dsearch": {"max_width": np.int64(3), "drop": [np.int64(4)] * 2 + [np.int64(2)] * 2},
+}
+"""What some methods take besides the whole numbers that are their defaults."""
+
+
+@pytest.mark.parametrize("name", methods.__all__)
+def test_sizes_of_numpy_make_bills_and_plans_of_plain_whole_numbers(name):
+    make, more = getattr(methods, name), SIZES.get(name, {})
+    parameters = inspect.signature(make).parameters.values()
+    plain = {p.name: p.default for p in parameters if type(p.default) is int}
+    assert plain
+    method = make(smooth, **{name: np.int64(size) for name, size in plain.items()}, **more)
+    same = make(smooth, **plain, **more)
+    plan, bill = method.plan(5), method.bill(5)
+    assert (plan, bill) == (same.plan(5), same.bill(5))
+    counts = [*bill, *method.bill(np.int64(5)), plan.start, *plan.width, *plan.keep, *plan.rows, plan.model_calls]
+    assert {type(count) for count in counts} == {int}
+    if method.sized is not None:
+        assert {type(count) for count in method.sized(np.int64(4)).bill(5)} == {int}

@@ -49,6 +49,9 @@ none = NoPotential()
 Target = Callable[[Scores, Tensor, Tensor], tuple[Tensor, Tensor]]
 """`(scores, total [B, N], state [B, N]) -> (the new total, the new state)`: the log-weight that a path should have."""
 
+LARGEST = 1e100
+"""Of a strength, and of a log-weight that is not -inf: far from where differences of float64 overflow."""
+
 
 class Steering:
     """A potential that telescopes to exp(lam r(x_0)).
@@ -57,11 +60,15 @@ class Steering:
         lam: strength, in 1 / units of the reward; above 0.
         target: what the log-weight of a path should be before the clean end.
         state: what the target remembers at first.
+
+    Raises:
+        ValueError: for a strength that cannot be; in a search on the CPU, for a log-weight that is neither -inf nor
+            finite within 1e100.
     """
 
     def __init__(self, lam: float, target: Target, state: float = 0.0) -> None:
-        if not (lam > 0 and math.isfinite(lam)):
-            raise ValueError(f"lam={lam} must be above 0 and finite")
+        if not 0 < lam <= LARGEST:
+            raise ValueError(f"lam={lam} must be above 0 and finite, at most {LARGEST:g}")
         self.lam, self._target, self._state = float(lam), target, state
 
     def initial(self, lead: tuple[int, int], device: torch.device) -> Memory:
@@ -74,8 +81,19 @@ class Steering:
         before, state = scores.memory
         steered = self.lam * scores.value.double()
         total, state = (steered, state) if scores.final else self._target(scores, before, state)
-        # A path of weight zero stays so: -inf minus -inf would be nan.
+        self._refuse(scores, total)
         return _gained(before, total), (total, state)
+
+    def _refuse(self, scores: Scores, total: Tensor) -> None:
+        if total.device.type != "cpu":  # looking would stall an accelerator at every step
+            return
+        if (bad := (total.abs() > LARGEST) & (total != -torch.inf)).any():
+            value = scores.value[bad][0].item()
+            raise ValueError(
+                f"a value of {value:g} at level {scores.step} cannot be steered by: with lam={self.lam:g} it makes a "
+                f"log-weight of {total[bad][0].item():g}, and the most is {LARGEST:g}; bound the reward (-inf is a "
+                "weight of zero) or lower lam"
+            )
 
 
 def difference(lam: float) -> Steering:
@@ -143,12 +161,18 @@ def adaptive(lam: float, ess_target: float = 0.5) -> Steering:
         low, high = g[:, :1], torch.ones_like(g[:, :1])
         at = high  # bisection, after a look at the whole way
         for _ in range(40):
-            enough = ess(scores.log_w + _gained(total, at * steered))[:, None] >= ess_target * total.shape[1]
+            aim = _raised(at, steered)
+            enough = ess(scores.log_w + _gained(total, aim))[:, None] >= ess_target * total.shape[1]
             low, high = torch.where(enough, at, low), torch.where(enough, high, at)
             at = (low + high) / 2
-        return low * steered, low.expand_as(g)
+        return _raised(low, steered), low.expand_as(g)
 
     return Steering(lam, target)
+
+
+def _raised(g: Tensor, steered: Tensor) -> Tensor:
+    """g times a log-weight, and -inf also where g is 0, as for any g above it."""
+    return torch.where(steered == -torch.inf, steered, g * steered)
 
 
 def _gained(before: Tensor, after: Tensor) -> Tensor:

@@ -143,9 +143,11 @@ def standardised(value: Tensor) -> Tensor:
     """`[B, N]` -> z-scores over each group, float64; zeros where all are equal; infinite values stay as they are."""
     finite = value.isfinite()
     count = finite.sum(dim=-1, keepdim=True).clamp(min=1)
-    # In float32 a large offset swallows the digits; huge values overflow when summed, and tiny ones square to 0.
+    # In float32 a large offset swallows the digits; huge values overflow when summed, and tiny ones square to 0. A
+    # power of two scales without rounding.
     known = torch.where(finite, value, 0).double()
-    known = known / known.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(known.dtype).tiny)
+    exponent = torch.frexp(known.abs().amax(dim=-1, keepdim=True)).exponent.clamp(-1000, 1000)
+    known = known * torch.exp2(-exponent.double())
     centred = torch.where(finite, known - known.sum(dim=-1, keepdim=True) / count, 0)
     spread = (centred.square().sum(dim=-1, keepdim=True) / count).sqrt()
     score = torch.where(spread > 0, centred / spread, 0)

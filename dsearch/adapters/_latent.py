@@ -129,7 +129,9 @@ def guidance_embedding(pipe: Any, unet: Any, scale: float, device: Any, dtype: t
     size = unet.config.time_cond_proj_dim
     if size is None:
         return None
-    return pipe.get_guidance_scale_embedding(torch.tensor([scale - 1]), embedding_dim=size).to(device, dtype)
+    return pipe.get_guidance_scale_embedding(torch.tensor([scale - 1], device=device), embedding_dim=size).to(
+        device, dtype
+    )
 
 
 def shift(pipe: Any, tokens: int, most: float) -> float:

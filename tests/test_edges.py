@@ -19,11 +19,12 @@ from strategies import every_method, run, scores, smooth
 
 import dsearch
 from dsearch import KeyedRng, methods
-from dsearch.adapters import StableDiffusion, masked, toy
+from dsearch.adapters import DDPM, Flux, StableDiffusion, StableDiffusion3, StableDiffusionXL, masked, toy
 from dsearch.adapters._kernel import kernel
 from dsearch.core import potential, resample, selection
 from dsearch.core.resample import ess
 from dsearch.core.tuning import Pilot, allocate
+from dsearch.rewards import CLIPScore, clip_score
 
 INF = math.inf
 
@@ -392,3 +393,164 @@ def test_sizes_of_numpy_make_bills_and_plans_of_plain_whole_numbers(name):
     assert {type(count) for count in counts} == {int}
     if method.sized is not None:
         assert {type(count) for count in method.sized(np.int64(4)).bill(5)} == {int}
+
+
+# Networks that want more than a prompt
+
+
+def with_ip_adapter(pipe):
+    """An IP-Adapter with random weights, loaded as diffusers loads a file."""
+    unet, key, weights = pipe.unet, 1, {}
+    for name in unet.attn_processors:
+        if name.endswith("attn2.processor"):
+            hidden = unet.get_submodule(name.removesuffix(".processor")).to_q.out_features
+            for part in ("k", "v"):
+                weights[f"{key}.to_{part}_ip.weight"] = torch.randn(hidden, unet.config.cross_attention_dim)
+            key += 2
+    wide = unet.config.cross_attention_dim
+    projection = {"proj.weight": torch.randn(4 * wide, wide), "proj.bias": torch.randn(4 * wide)}
+    projection |= {"norm.weight": torch.ones(wide), "norm.bias": torch.zeros(wide)}
+    unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": weights}])
+    return pipe
+
+
+def test_a_loaded_ip_adapter_is_refused_and_the_remedy_works():
+    pipe = tiny.pipeline()
+    pipe.unet = tiny.like(pipe.unet)  # the shared one stays as it is
+    with pytest.raises(ValueError, match=r"IP-Adapter is loaded.*pipe\.unload_ip_adapter\(\)"):
+        StableDiffusion(with_ip_adapter(pipe))
+    pipe.unload_ip_adapter()
+    run(methods.plain(tiny.contrast), ["cat"], StableDiffusion(pipe, num_inference_steps=2))
+
+
+@pytest.mark.parametrize("channels", [5, 8, 9])
+def test_a_unet_for_inpainting_depth_or_editing_is_refused(channels):
+    pipe, big = tiny.pipeline(), tiny.xl()
+    pipe.unet, big.unet = tiny.like(pipe.unet, in_channels=channels), tiny.like(big.unet, in_channels=channels)
+    for make in (lambda: StableDiffusion(pipe), lambda: StableDiffusionXL(big)):
+        with pytest.raises(ValueError, match=rf"takes {channels} channels, but samples have 4.*text-to-image model"):
+            make()
+
+
+def test_transformers_of_fill_and_control_models_are_refused():
+    pipe, packed = tiny.sd3(), tiny.flux()
+    pipe.transformer.register_to_config(in_channels=9)
+    packed.transformer.register_to_config(in_channels=96)
+    with pytest.raises(ValueError, match=r"takes 9 channels, but samples have 4.*text-to-image model"):
+        StableDiffusion3(pipe)
+    with pytest.raises(ValueError, match=r"takes 96 channels, but samples have 16.*text-to-image model"):
+        Flux(packed)
+
+
+def test_a_unet_that_wants_a_class_beside_the_prompt_is_refused():
+    pipe = tiny.pipeline()
+    pipe.unet = tiny.like(pipe.unet, num_class_embeds=7)
+    with pytest.raises(ValueError, match=r"wants a class beside each prompt.*text-to-image model"):
+        StableDiffusion(pipe)
+
+
+def test_a_pixel_network_that_learned_variances_is_refused():
+    config = {name: value for name, value in tiny.pixels().config.items() if not name.startswith("_")}
+    with pytest.raises(ValueError, match=r"takes 3 channels and predicts 6.*take one that predicts what it takes"):
+        DDPM(diffusers.UNet2DModel(**{**config, "out_channels": 6}), diffusers.DDPMScheduler())
+
+
+# Half precision on a CPU without its instructions
+
+LACKING = {"architecture": "x86_64", "avx2": True}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has", "slow"),
+    [
+        (torch.float32, {}, False),
+        (torch.bfloat16, {}, True),
+        (torch.float16, {}, True),
+        (torch.bfloat16, {"avx512_bf16": True}, False),
+        (torch.float16, {"avx512_bf16": True}, True),
+        (torch.bfloat16, {"amx_bf16": True}, False),
+        (torch.float16, {"avx512_fp16": True}, False),
+        (torch.float16, {"fp16_arith": True}, False),
+    ],
+)
+def test_half_precision_without_the_cpus_instructions_is_warned_of(dtype, has, slow, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: LACKING | has, raising=False)
+    pipe, network = tiny.pipeline(dtype=dtype), tiny.pixels().to(dtype)
+    makers = [
+        lambda: StableDiffusion(pipe, num_inference_steps=2),
+        lambda: DDPM(network, diffusers.DDPMScheduler()),
+        lambda: CLIPScore(device="cpu", dtype=dtype),
+    ]
+    for make in makers:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            make()
+        slowly = [str(each.message) for each in said if "this CPU has no instructions for" in str(each.message)]
+        assert len(slowly) == slow
+        assert all(str(dtype).removeprefix("torch.") in text and "take float32" in text for text in slowly)
+
+
+def test_a_torch_that_does_not_tell_what_the_cpu_has_is_believed(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        StableDiffusion(tiny.pipeline(dtype=torch.bfloat16), num_inference_steps=2)
+
+
+# Prompts that are longer than an encoder reads
+
+LONG = "a b c d e f g h i j k l m n"  # one token each: the tiny encoders read 14 of them, and two marks
+ADAPTERS = {
+    "StableDiffusion": lambda: StableDiffusion(tiny.pipeline(), num_inference_steps=2),
+    "StableDiffusionXL": lambda: StableDiffusionXL(tiny.xl(), num_inference_steps=2),
+    "StableDiffusion3": lambda: StableDiffusion3(tiny.sd3(), num_inference_steps=2),
+    "Flux": lambda: Flux(tiny.flux(), num_inference_steps=2, max_sequence_length=16),
+}
+
+
+def told(work):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        work()
+    return [str(each.message) for each in said if "read" in str(each.message)]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_prompts_that_are_cut_are_told_and_so_are_those_that_are_then_the_same(name):
+    model = ADAPTERS[name]()
+    assert [model.cut(prompt) for prompt in (LONG, f"{LONG} x y", "a", "")] == ["", "x y", "", ""]
+    with torch.no_grad():
+        assert not told(lambda: model.encode([LONG, "a", "a"]))
+        said = told(lambda: model.encode([f"{LONG} x y", "cat", f"{LONG} z"]))
+        x, row = model.start((1, 1), KeyedRng(0, (0,)))[0], torch.tensor([0])
+        one, other = (model.predict(x, 0, model.encode([f"{LONG} {end}"]), row).x0 for end in ("x y", "z"))
+    assert torch.equal(one, other)  # the same image indeed
+    assert said == [
+        f"{name} does not read the end of '{LONG} x y', 'x y'; shorten it",
+        f"{name} does not read the end of '{LONG} z', 'z'; shorten it",
+        f"to {name} '{LONG} z' is the same prompt as '{LONG} x y': they differ only in what it does not read",
+    ]
+
+
+def test_what_one_of_two_encoders_reads_is_not_cut():
+    model = Flux(tiny.flux(), num_inference_steps=2, max_sequence_length=32)
+    assert model.cut(f"{LONG} x y") == "" and not told(lambda: model.encode([f"{LONG} x y", f"{LONG} z"]))
+
+
+def test_a_reward_tells_what_it_cuts():
+    reward, words = clip_score.example(), " ".join(["a"] * 75)
+    assert [reward.cut(prompt) for prompt in (words, f"{words} b c", "a")] == ["", "b c", ""]
+    said = told(lambda: reward(torch.rand(3, 3, 32, 32), [f"{words} b c", "a", f"{words} d"]))
+    assert len(said) == 3 and said[0].startswith("CLIPScore does not read the end of") and "'b c'" in said[0]
+    assert "is the same prompt as" in said[2]
+
+
+def test_hps_tells_what_it_cuts():
+    pytest.importorskip("open_clip")
+    from dsearch.rewards import hps
+
+    reward, words = hps.example(), " ".join(["cat"] * 75)
+    assert [reward.cut(prompt) for prompt in (words, f"{words} dog owl", "cat")] == ["", "dog owl", ""]
+    said = told(lambda: reward(torch.rand(3, 3, 32, 32), [f"{words} dog owl", "cat", f"{words} fox"]))
+    assert len(said) == 3 and said[0].startswith("HPS does not read the end of") and "'dog owl'" in said[0]
+    assert "is the same prompt as" in said[2]

@@ -77,6 +77,7 @@ class StableDiffusion(Latent):
 
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
         """Prompts -> text embeddings `[P, L, C]` with and (if guided) without the prompt."""
+        self._tell_cuts(prompts)
         negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
         return self.pipe.encode_prompt(
             prompt=prompts,

@@ -82,6 +82,7 @@ class StableDiffusionXL(Latent):
 
     def encode(self, prompts: list[str]) -> _Condition:
         """Prompts -> embeddings of both text encoders, with and (if guided) without the prompt."""
+        self._tell_cuts(prompts)
         negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
         text, uncond, pooled, uncond_pooled = self.pipe.encode_prompt(
             prompt=prompts,

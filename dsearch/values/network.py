@@ -171,7 +171,7 @@ class ValueNetwork(nn.Module):
         self.num_steps, self.sees, self.embed = positive("num_steps", num_steps), sees, embed
         # On the CPU and from its generator alone: torch.manual_seed would seed every device's.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.enter = nn.Conv2d(channels, width, 3, stride=2, padding=1)
             self.about = nn.Sequential(nn.Linear(16 + prompt_dim, 2 * width), nn.SiLU())
             self.blocks = nn.ModuleList(_Block(width, 2 * width) for _ in range(4))

@@ -9,10 +9,10 @@ memory format, a cheap decoder for the values, and compiled networks. Everything
 turns. What the fast stack says of the children that the float32 search meets is compared with what float32 says.
 """
 
-import dataclasses
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os

@@ -156,7 +156,9 @@ Row = dict[str, Any]
 def searched(denoiser: Masked, method: dsearch.Method, letters: str, words: int, seed: int) -> list[list[str]]:
     """`words` independent searches a letter -> the word that each leaves its user with, by letter."""
     prompts = [letter for letter in letters for _ in range(words)]
-    result = dsearch.search(denoiser, method, prompts, seed=seed, chunks=dsearch.Chunks(network=None, decoder=None, reward=None))
+    result = dsearch.search(
+        denoiser, method, prompts, seed=seed, chunks=dsearch.Chunks(network=None, decoder=None, reward=None)
+    )
     # Where nothing chooses, a word drawn blindly: that of the first beam.
     blind = not any(method.plan(LENGTH).score)
     at = (result.lineage.ancestor() == 0).int().argmax(1).tolist() if blind else [0] * len(prompts)

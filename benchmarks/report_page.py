@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dsearch.core.result import Lineage
 from dsearch.core.contract import Step
+from dsearch.core.result import Lineage
 from dsearch.experiments import folder
 from dsearch.experiments.experiment import parse
 from dsearch.experiments.files import dumps, write

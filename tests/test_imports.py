@@ -122,12 +122,16 @@ def test_methods_import_core_and_one_another_alone(module):
 
 @pytest.mark.parametrize("module", within("adapters"))
 def test_adapters_import_core_and_no_reward_or_method(module):
-    assert not outside(ours(module), "core", "adapters", "discovery", "result", "_optional", "_torchvision")
+    assert not outside(
+        ours(module), "core", "adapters", "discovery", "result", "_optional", "_torchvision", "_precision", "_prompts"
+    )
 
 
 @pytest.mark.parametrize("module", within("rewards"))
 def test_rewards_import_core_and_the_box_of_weights_and_no_adapter_or_method(module):
-    assert not outside(ours(module), "core", "rewards", "box", "discovery", "_optional", "_torchvision")
+    assert not outside(
+        ours(module), "core", "rewards", "box", "discovery", "_optional", "_torchvision", "_precision", "_prompts"
+    )
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m not in (*within("cli"), "dsearch.__main__")])

@@ -570,7 +570,7 @@ def test_the_benchmark_of_names_writes_its_table_into_the_page(tmp_path, capsys)
     assert written.startswith("before\n") and written.endswith("after\n") and "old" not in written
     assert told.strip() in written and str(tmp_path) not in written
     rows = json.loads(out.read_text())["rows"]
-    assert {"plain", "best_of_n", "svdd", "dsearch", "dsearch_r"} <= {row["method"] for row in rows}
+    assert {"plain", "best-of-N", "SVDD", "DSearch", "DSearch-R"} <= {row["method"] for row in rows}
     assert all(row["bill"]["model_calls"] <= 40 for row in rows)
 
     x = names.tokens(["alla", "zoe"])

@@ -222,10 +222,10 @@ def test_a_rate_that_replaces_no_beam_is_refused_with_the_remedy():
 
 
 def asked(method, values):
-    """The log-weights from which a method draws its replacements."""
+    """The log-weights from which a method draws its replacements, relative to the best."""
     rng = GivenDraws()
     method.select(scores([values]), len(values), rng)
-    return rng.log_p[0].tolist()
+    return (rng.log_p[0] - rng.log_p[0].max()).tolist()
 
 
 def test_published_pruning_reorders_by_value_and_dsearch_keeps_the_order_of_its_beams():
@@ -238,14 +238,14 @@ def test_published_pruning_reorders_by_value_and_dsearch_keeps_the_order_of_its_
 
 def test_published_replacement_draws_from_the_raw_softmax_at_temperature_one():
     method = methods.published(None, bs=4, replacerate=0.25)
-    assert asked(method, [7.0, 1.0, 40.0, 3.0]) == [7.0, 40.0, 3.0]
+    assert asked(method, [7.0, 1.0, 40.0, 3.0]) == [7.0 - 40.0, 0.0, 3.0 - 40.0]
 
 
 def test_dsearch_r_hands_on_its_rate_temperature_and_zscore():
     raw = methods.dsearch_r(None, beams=4, rows_per_step=8, rate=0.5, temperature=0.5, zscore=False)
-    assert asked(raw, [7.0, 1.0, 40.0, 3.0]) == [14.0, 80.0]
+    assert asked(raw, [7.0, 1.0, 40.0, 3.0]) == [14.0 - 80.0, 0.0]
     scaled = methods.dsearch_r(None, beams=4, rows_per_step=8, rate=0.5, temperature=0.5)
-    assert asked(scaled, [-1.0, -1.0, 1.0, 1.0]) == [2.0, 2.0]
+    assert asked(scaled, [-3.0, -1.0, 1.0, 3.0]) == pytest.approx([-4 / math.sqrt(5), 0.0])
 
 
 # ---- softmax -----------------------------------------------------------------------------------------------

@@ -6,13 +6,14 @@
 What they say is measured and searched with by `benchmarks/learned_value.py`.
 """
 
-from dsearch import Chunks
 from __future__ import annotations
 
 import argparse
 import sys
 import time
 from pathlib import Path
+
+from dsearch import Chunks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,7 +35,9 @@ def gather(args: argparse.Namespace) -> None:
     pipe.set_progress_bar_config(disable=True)
     denoiser = StableDiffusion(pipe, num_inference_steps=STEPS, guidance_scale=GUIDANCE)
     rewards = {"compressibility": Compressibility(), "clip": CLIPScore()}
-    runs = collect(denoiser, rewards, DEMO_PROMPTS[:4], args.samples, batch=100, progress=True, chunks=Chunks(network=64))
+    runs = collect(
+        denoiser, rewards, DEMO_PROMPTS[:4], args.samples, batch=100, progress=True, chunks=Chunks(network=64)
+    )
     runs.save(args.out / "runs.safetensors")
 
 

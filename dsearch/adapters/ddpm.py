@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._precision import warn_if_emulated
 from ..core.contract import Prediction, Rng
 from ..core.plan import positive
 from ..core.rng import move
@@ -29,7 +30,8 @@ class DDPM:
 
     Raises:
         TypeError: for another model, or a UNet without a scheduler.
-        ValueError: for a scheduler or eta that cannot work; when encoding, for prompts that the model does not know.
+        ValueError: for a scheduler, eta or network that cannot work; when encoding, for prompts that the model does
+            not know.
     """
 
     pipelines: ClassVar = ("DDPMPipeline", "DDIMPipeline")
@@ -47,6 +49,12 @@ class DDPM:
         self.num_steps = positive("num_inference_steps", num_inference_steps)
         self._device = getattr(model, "_execution_device", unet.device)
         self._dtype = unet.dtype
+        warn_if_emulated(unet.dtype, self._device)
+        if unet.config.in_channels != unet.config.out_channels:
+            raise ValueError(
+                f"this UNet takes {unet.config.in_channels} channels and predicts {unet.config.out_channels}: it "
+                "learned variances, or wants pictures beside the noise; take one that predicts what it takes"
+            )
         self.kernel = kernel(scheduler, self.num_steps, self._device, eta)
         size = unet.config.sample_size
         height, width = size if isinstance(size, list | tuple) else (size, size)

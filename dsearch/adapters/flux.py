@@ -69,6 +69,7 @@ class Flux(Latent):
 
     def encode(self, prompts: list[str]) -> _Condition:
         """Prompts -> embeddings of both text encoders."""
+        self._tell_cuts(prompts)
         text, pooled, ids = self.pipe.encode_prompt(
             prompt=prompts,
             prompt_2=None,
@@ -77,6 +78,13 @@ class Flux(Latent):
             max_sequence_length=self.max_sequence_length,
         )
         return _Condition(text, pooled, ids)
+
+    def _channels(self, pipe: Any) -> int:
+        return 4 * pipe.vae.config.latent_channels  # packed two by two
+
+    def _reach(self) -> list[tuple[Any, int]]:
+        pipe = self.pipe
+        return [(pipe.tokenizer, pipe.tokenizer_max_length), (pipe.tokenizer_2, self.max_sequence_length)]
 
     def _network(self, x: Tensor, level: int, cond: _Condition, prompt_index: Tensor) -> Tensor:
         transformer, t = self.pipe.transformer, self.kernel.timesteps[level]

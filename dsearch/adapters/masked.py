@@ -211,13 +211,15 @@ def example() -> Masked:
 
     A prompt raises the token of its length mod 3.
     """
-    beside = torch.tensor([[-1.0, 0.5, 0.25], [0.75, -1.5, 0.5], [0.25, 1.0, -0.75], [0.0, 0.0, 0.0]]).double()
+    table = [[-1.0, 0.5, 0.25], [0.75, -1.5, 0.5], [0.25, 1.0, -0.75], [0.0, 0.0, 0.0]]
+    beside = torch.tensor(table, dtype=torch.float64, device="cpu")
 
     def logits(x: Tensor, level: int, favour: Tensor) -> Tensor:
         around = torch.nn.functional.pad(x, (1, 1), value=3)  # beyond the ends, and where masked, nothing is known
         return beside[around[:, :-2]] + beside[around[:, 2:]] + favour[:, None, :]
 
     def encode(prompts: list[str]) -> Tensor:
-        return 0.5 * torch.nn.functional.one_hot(torch.tensor([len(prompt) % 3 for prompt in prompts]), 3).double()
+        favoured = torch.tensor([len(prompt) % 3 for prompt in prompts], device="cpu")
+        return 0.5 * torch.nn.functional.one_hot(favoured, 3).double()
 
     return Masked(logits, length=4, vocab=3, encode=encode)

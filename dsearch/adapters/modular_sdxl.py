@@ -14,6 +14,7 @@ from ..core.loop import search
 from ..core.method import Method
 from ..result import Result
 from ._kernel import kernel
+from ._latent import refuse_more_inputs
 from .stable_diffusion_xl import StableDiffusionXL
 
 __all__ = ["search_step"]
@@ -46,6 +47,7 @@ class _Parts(StableDiffusionXL):
 
     def __init__(self, parts: Any, state: Any, block: Any, eta: float, preview: Any) -> None:
         latents, vae = state.latents, parts.vae
+        refuse_more_inputs(parts.unet, latents.shape[1])
         self.num_steps, self.pipe, self._state, self._block = len(state.timesteps), parts, state, block
         self._looks, self._looks_dtype = preview, getattr(preview, "dtype", None)
         self._device, self._shape = latents.device, tuple(latents.shape[1:])

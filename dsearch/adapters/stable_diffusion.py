@@ -60,7 +60,7 @@ class StableDiffusion(Latent):
         refuse_others(pipe, self.pipelines[0], "Stable Diffusion v1 or v2")
         self._set_up(pipe, num_inference_steps, pipe.unet.config.sample_size, height, width, preview)
         self.guidance_scale, self.negative_prompt = float(guidance_scale), negative_prompt
-        warn_of_clipping(pipe.scheduler.config)
+        warn_of_clipping(pipe.scheduler)
         self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta)
         self._unet_dtype = pipe.unet.dtype
         self._shape = (
@@ -77,6 +77,7 @@ class StableDiffusion(Latent):
 
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
         """Prompts -> text embeddings `[P, L, C]` with and (if guided) without the prompt."""
+        self._tell_cuts(prompts)
         negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
         return self.pipe.encode_prompt(
             prompt=prompts,

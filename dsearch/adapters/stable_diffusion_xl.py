@@ -62,7 +62,7 @@ class StableDiffusionXL(Latent):
         refuse_others(pipe, self.pipelines[0], "Stable Diffusion XL")
         self._set_up(pipe, num_inference_steps, pipe.unet.config.sample_size, height, width, preview)
         self.guidance_scale, self.negative_prompt = float(guidance_scale), negative_prompt
-        warn_of_clipping(pipe.scheduler.config)
+        warn_of_clipping(pipe.scheduler)
         self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta)
         self._unet_dtype, scale = pipe.unet.dtype, pipe.vae_scale_factor
         self._shape = (pipe.unet.config.in_channels, self.height // scale, self.width // scale)
@@ -82,6 +82,7 @@ class StableDiffusionXL(Latent):
 
     def encode(self, prompts: list[str]) -> _Condition:
         """Prompts -> embeddings of both text encoders, with and (if guided) without the prompt."""
+        self._tell_cuts(prompts)
         negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
         text, uncond, pooled, uncond_pooled = self.pipe.encode_prompt(
             prompt=prompts,

@@ -32,7 +32,8 @@ class Quadratic:
     """
 
     def __init__(self, linear: Tensor | Sequence[float], curvature: float = 0.0, constant: float = 0.0) -> None:
-        self.linear = torch.as_tensor(linear, dtype=torch.float64)
+        given = linear if isinstance(linear, Tensor) else torch.tensor(linear, device="cpu", dtype=torch.float64)
+        self.linear = given.double()
         self.curvature, self.constant = float(curvature), float(constant)
 
     def __call__(self, x: Tensor, prompts: list[str]) -> Tensor:
@@ -279,7 +280,8 @@ class TokenChain(Masked):
         return torch.einsum("rn,nlv->rlv", self._given(x), self._one_hot).log()
 
     def _rewards(self, reward: Reward, prompt: str) -> Tensor:
-        return torch.as_tensor(reward(self.words, [prompt] * len(self.words))).double()
+        said = reward(self.words, [prompt] * len(self.words))
+        return torch.as_tensor(said, dtype=torch.float64, device=self.words.device)
 
 
 def example() -> GaussianMixture:

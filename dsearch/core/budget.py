@@ -126,15 +126,14 @@ def measure(
     """
     positive("rows", rows), positive("repeats", repeats)
     texts = [prompts[i % len(prompts)] for i in range(rows)]
-    cond, prompt = denoiser.encode(texts), torch.arange(rows)
-    x = denoiser.start((1, rows), KeyedRng(0, (0,)))[0]
-    prompt = prompt.to(x.device)
+    cond, x = denoiser.encode(texts), denoiser.start((1, rows), KeyedRng(0, (0,)))[0]
+    prompt = torch.arange(rows, device=x.device)
     x0 = denoiser.predict(x, 0, cond, prompt).x0
     images = denoiser.decode(x0)
     return Prices(
         _timed(lambda: denoiser.predict(x, 0, cond, prompt).x0, repeats) / rows,
         _timed(lambda: denoiser.decode(x0), repeats) / rows,
-        _timed(lambda: torch.as_tensor(reward(images, texts)), repeats) / rows,
+        _timed(lambda: torch.as_tensor(reward(images, texts), device=images.device), repeats) / rows,
     )
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "Step",
     "map_tree",
     "own",
+    "precise",
     "take",
     "weight_dtype",
 ]
@@ -103,6 +104,11 @@ def weight_dtype(device: torch.device) -> torch.dtype:
     except (TypeError, RuntimeError):
         return torch.float32
     return torch.float64
+
+
+def precise(values: Tensor) -> Tensor:
+    """The values in the precision of weights."""
+    return values.to(weight_dtype(values.device))
 
 
 class Prediction(NamedTuple):

@@ -50,7 +50,7 @@ class Bill(NamedTuple):
 
     def plus(self, other: Bill, times: int = 1) -> Bill:
         """This bill and `times` the other."""
-        return Bill(*(a + times * b for a, b in zip(self, other, strict=True)))
+        return Bill(*(int(a + times * b) for a, b in zip(self, other, strict=True)))
 
     def exceeds(self, other: Bill) -> bool:
         """True when any unit is above the other bill's."""
@@ -90,12 +90,14 @@ class Plan:
                 f"width, keep and score name {len(self.width)}, {len(self.keep)} and {len(self.score)} steps; "
                 "give each one entry a step"
             )
-        positive("start", self.start)
+        # numpy's whole numbers become Python's, so that bills are plain too.
+        object.__setattr__(self, "start", positive("start", self.start))
+        for name in ("width", "keep"):
+            counts = tuple(positive(f"{name} at step {i}", count) for i, count in enumerate(getattr(self, name)))
+            object.__setattr__(self, name, counts)
         for i, (alive, width, keep, score) in enumerate(
             zip(self.alive, self.width, self.keep, self.score, strict=True)
         ):
-            positive(f"width at step {i}", width)
-            positive(f"keep at step {i}", keep)
             if not isinstance(score, bool):
                 raise ValueError(f"score at step {i} is {score!r}; it must be True or False")
             if keep > alive * width:
@@ -312,7 +314,7 @@ def dsearch_plan(
     bounds the children a beam.
 
     Raises:
-        ValueError: where there are fewer rows per step than beams, or keep is above them, or a schedule has another length.
+        ValueError: for fewer rows per step than beams, more to keep than beams, or a schedule of another length.
     """
     named = drop_schedule(drop if isinstance(drop, str) else "none", beams, keep, num_steps)
     target = named if isinstance(drop, str) else _each("drop", drop, num_steps)

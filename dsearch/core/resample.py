@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .contract import Rng
-from .rng import invert_cdf, move
+from .rng import invert_cdf, move, shares
 
 __all__ = ["SCHEMES", "Resampler", "ess", "multinomial", "residual", "stratified", "systematic"]
 
@@ -20,8 +20,8 @@ Resampler = Callable[[Tensor, int, Rng, int], Tensor]
 
 
 def ess(log_w: Tensor) -> Tensor:
-    """`[B, N]` log-weights -> `[B]` effective sample size, (sum w)^2 / sum w^2, in [1, N]."""
-    w = torch.softmax(log_w.double(), dim=-1)
+    """`[B, N]` log-weights -> `[B]` effective sample size, (sum w)^2 / sum w^2, in [1, N]; N where all are zero."""
+    w = shares(log_w)
     return w.sum(dim=-1) ** 2 / (w**2).sum(dim=-1)
 
 
@@ -37,7 +37,7 @@ def stratified(log_w: Tensor, n: int, rng: Rng, level: int) -> Tensor:
 
 def residual(log_w: Tensor, n: int, rng: Rng, level: int) -> Tensor:
     """floor(n w) copies of each, and the rest drawn from what was cut off (Liu and Chen 1998)."""
-    share = n * torch.softmax(log_w.double(), dim=-1)
+    share = n * shares(log_w)
     sure = share.floor()
     drawn = rng.categorical("resample", level, (share - sure).log(), n)
     position = torch.arange(n, device=log_w.device, dtype=torch.float64).expand(len(log_w), n)

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["KeyedParts", "KeyedRng", "invert_cdf", "move"]
+from .contract import precise
+
+__all__ = ["KeyedParts", "KeyedRng", "invert_cdf", "move", "shares"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class KeyedRng:
 
     Attributes:
         seed: any whole number.
-        ids: an int or str a group; groups of equal id draw equal noise.
+        ids: an int or str per group; groups of equal id draw equal noise, whatever the type (`numpy.str_`, an Enum).
         name: set apart by `under`.
 
     Raises:
@@ -69,8 +71,8 @@ class KeyedRng:
 
     def generator(self, use: str, at: int, key: Hashable) -> np.random.Generator:
         """The stream of one group, from its beginning."""
-        # numpy's integers print their type, so they are made plain: seeds from np.arange are those from range.
-        key = int(key) if isinstance(key, np.integer) else key
+        # Subclasses print their type, so ids are made plain: those that compare equal name the same noise.
+        key = str.__str__(key) if isinstance(key, str) else operator.index(key)  # type: ignore[arg-type]
         text = repr((operator.index(self.seed), self.name, use, at, key)).encode()
         bits = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
         return np.random.Generator(np.random.Philox(key=bits))
@@ -148,7 +150,7 @@ def _uniform(generator: np.random.Generator, out: np.ndarray) -> None:
 def _filled(generators: list[np.random.Generator], shape: Sequence[int], dtype: torch.dtype, fill: Fill) -> Tensor:
     if shape[0] != len(generators):
         raise ValueError(f"noise asked for {shape[0]} groups, but this source has {len(generators)} ids")
-    out = torch.empty(tuple(shape), dtype=dtype)
+    out = torch.empty(tuple(shape), dtype=dtype, device="cpu")  # and not the user's default device
     for generator, group in zip(generators, out.view(len(generators), -1).numpy(), strict=True):
         fill(generator, group)
     return out
@@ -168,17 +170,24 @@ def move(drawn: Tensor, device: torch.device | str) -> Tensor:
     return drawn.to(device, non_blocking=True)
 
 
+def shares(log_w: Tensor) -> Tensor:
+    """`[..., N]` log-weights -> the normalised weights, float64.
+
+    Infinite weights are shared equally, and so are the weights where all are zero.
+    """
+    log_w = precise(log_w)
+    top = log_w.amax(dim=-1, keepdim=True)
+    # Where the top is infinite, subtracting it from itself is nan.
+    return torch.where(log_w == top, 0.0, log_w - top).softmax(dim=-1)
+
+
 def invert_cdf(log_w: Tensor, u: Tensor) -> Tensor:
     """`log_w [..., N]` and uniforms `u [..., n]` in [0, 1) -> `[..., n]` indices; never one of zero weight.
 
-    In float64, normalised, with `right=True`: u = 0 falls on the first index of positive weight. Infinite weights are
-    shared equally, and so are the weights where all are zero.
+    In float64, of `shares`, with `right=True`: u = 0 falls on the first index of positive weight.
     """
-    log_w = log_w.double()
-    top = log_w.amax(dim=-1, keepdim=True)
-    # Where the top is infinite, subtracting it from itself is nan, and the index would fall outside.
-    cdf = torch.where(log_w == top, 0.0, log_w - top).softmax(dim=-1).cumsum(dim=-1)
+    cdf = shares(log_w).cumsum(dim=-1)
     # The last sum is 1 only up to rounding; dividing makes it 1 exactly, and u stays below it.
-    u = u.double().clamp(max=math.nextafter(1.0, 0.0))
+    u = precise(u).clamp(max=math.nextafter(1.0, 0.0))
     index = torch.searchsorted(cdf / cdf[..., -1:], u.contiguous(), right=True)
     return index.clamp_(max=log_w.shape[-1] - 1)  # nan weights must not index outside before they are refused

@@ -14,9 +14,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .contract import Choice, Rng, Scores, Selector, take, weight_dtype
+from .contract import Choice, Rng, Scores, Selector, precise, take, weight_dtype
 from .resample import Resampler, ess, systematic
-from .rng import invert_cdf, move
+from .rng import invert_cdf, move, shares
 
 __all__ = [
     "best_child",
@@ -66,9 +66,9 @@ def softmax_child(temperature: float) -> Selector:
         raise ValueError(f"temperature={temperature} must be above 0 and finite; for the best child use best_child")
 
     def select(scores: Scores, keep: int, rng: Rng) -> Choice:
-        siblings = rearrange(scores.value, "b (k w) -> b k w", w=scores.width) / temperature
+        siblings = _divided(rearrange(scores.value, "b (k w) -> b k w", w=scores.width), temperature)
         u = move(rng.uniform("child", scores.level, siblings.shape[:2]), siblings.device)
-        kl = _nats(_precise(siblings).softmax(dim=-1), _drawn(scores, scores.width))
+        kl = _nats(shares(siblings), _drawn(scores, scores.width))
         return _choose(scores, _child(invert_cdf(siblings, u[..., None])[..., 0], scores.width), kl)
 
     return select
@@ -116,10 +116,10 @@ def replace_worst(rate: float, temperature: float = 1.0, zscore: bool = True, at
         worst_first = scores.value.argsort(dim=-1, stable=True)
         rest = worst_first[:, n:].sort(dim=-1).values
         value = standardised(scores.value) if zscore else scores.value
-        log_p = take(value, rest) / temperature
+        log_p = _divided(take(value, rest), temperature)
         drawn = rng.categorical("replace", scores.level, log_p, n)
         # One of the beams after it, picked at random: a survivor, or a draw.
-        law = (1 + n * _precise(log_p).softmax(dim=-1)) / beams
+        law = (1 + n * shares(log_p)) / beams
         kl = (law * (beams * law).log()).sum(dim=-1, keepdim=True)
         return _choose(scores, torch.cat([rest, take(rest, drawn)], dim=1), kl)
 
@@ -150,8 +150,11 @@ def standardised(value: Tensor) -> Tensor:
     """`[B, N]` -> z-scores over each group, float64; zeros where all are equal; infinite values stay as they are."""
     finite = value.isfinite()
     count = finite.sum(dim=-1, keepdim=True).clamp(min=1)
-    # In float32 a large offset swallows the digits, and tiny values square to 0.
-    known = _precise(torch.where(finite, value, 0))
+    # In float32 a large offset swallows the digits; huge values overflow when summed, and tiny ones square to 0. A
+    # power of two scales without rounding.
+    known = precise(torch.where(finite, value, 0))
+    exponent = torch.frexp(known.abs().amax(dim=-1, keepdim=True)).exponent.clamp(-1000, 1000)
+    known = known * torch.exp2(precise(-exponent))
     centred = torch.where(finite, known - known.sum(dim=-1, keepdim=True) / count, 0)
     spread = (centred.square().sum(dim=-1, keepdim=True) / count).sqrt()
     score = torch.where(spread > 0, centred / spread, 0)
@@ -175,7 +178,7 @@ def resample(scheme: Resampler = systematic, ess_below: float = 1.0) -> Selector
         index = scheme(scores.log_w, keep, rng, scores.level)
         level = torch.logsumexp(scores.log_w, dim=-1, keepdim=True) - math.log(n)
         log_w = level.expand(-1, keep)
-        kl = _nats(_precise(scores.log_w).softmax(dim=-1)[:, None], _drawn(scores, n)).expand(-1, keep)
+        kl = _nats(shares(scores.log_w)[:, None], _drawn(scores, n)).expand(-1, keep)
         if ess_below == 1:
             return Choice(index, log_w, kl)
         if keep != n:
@@ -205,6 +208,13 @@ def chain(*selectors: Selector) -> Selector:
 
     vars(select)["first"] = getattr(selectors[0], "first", selectors[0])
     return select
+
+
+def _divided(value: Tensor, temperature: float) -> Tensor:
+    """`[..., N]` values -> log-weights value / temperature, up to a constant that keeps the best from overflowing."""
+    value = precise(value)
+    top = value.amax(dim=-1, keepdim=True)
+    return torch.where(value == top, 0.0, (value - top) / temperature)
 
 
 def _child(child: Tensor, width: int) -> Tensor:
@@ -239,8 +249,3 @@ def _best_of(n: Tensor) -> Tensor:
 def _nats(p: Tensor, n: Tensor) -> Tensor:
     """`[..., N]` probabilities of which n may be positive -> `[...]` their KL to the uniform law, sum p log(n p)."""
     return torch.special.xlogy(p, p * n[..., None]).sum(dim=-1)
-
-
-def _precise(values: Tensor) -> Tensor:
-    """In the precision of weights."""
-    return values.to(weight_dtype(values.device))

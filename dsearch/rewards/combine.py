@@ -75,7 +75,7 @@ class ZScored:
         Raises:
             ValueError: for fewer than 2 pictures, or where they all score alike.
         """
-        said = torch.as_tensor(reward(images, prompts)).double()
+        said = _asked(reward, images, prompts).double()
         std = float(said.std()) if len(said) > 1 else 0.0
         if not std > 0:
             raise ValueError(
@@ -277,7 +277,7 @@ def retried(
 
 def _asked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
     """What a reward says, on the images' device; one number an image, or else the name of the one that did not."""
-    said = torch.as_tensor(reward(images, prompts)).to(images.device)
+    said = torch.as_tensor(reward(images, prompts), device=images.device)
     if said.shape != (len(images),):
         name = getattr(reward, "__name__", type(reward).__name__)
         raise ValueError(

@@ -57,7 +57,7 @@ class Trajectories:
 
     def split(self, share: float, seed: int = 0) -> tuple[Trajectories, Trajectories]:
         """These runs in two, the second with about `share` of them, drawn at random."""
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(self.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
         cut = len(order) - max(1, round(share * len(order)))
         return self.take(order[:cut]), self.take(order[cut:])
 
@@ -129,7 +129,7 @@ def collect(
         # The result comes best first; back to the order of the beams.
         images = take(result.images, result.lineage.order.argsort(dim=-1)).flatten(0, 1)
         texts = [text for group in result.prompts for text in group]
-        ends = {name: torch.as_tensor(reward(images, texts)).float().cpu() for name, reward in rewards.items()}
+        ends = {name: torch.as_tensor(reward(images, texts), device="cpu").float() for name, reward in rewards.items()}
         x, x0 = (torch.stack(leaf, dim=2).flatten(0, 1) for leaf in zip(*levels, strict=True))
         parts.append(Trajectories(x, x0, texts, ends))
     return Trajectories(
@@ -171,16 +171,17 @@ class ValueNetwork(nn.Module):
         self.config = {"channels": channels, "num_steps": num_steps, "sees": sees, "width": width}
         self.config["prompt_dim"] = prompt_dim
         self.num_steps, self.sees, self.embed = positive("num_steps", num_steps), sees, embed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        # On the CPU and from its generator alone: torch.manual_seed would seed every device's.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             self.enter = nn.Conv2d(channels, width, 3, stride=2, padding=1)
             self.about = nn.Sequential(nn.Linear(16 + prompt_dim, 2 * width), nn.SiLU())
             self.blocks = nn.ModuleList(_Block(width, 2 * width) for _ in range(4))
             self.leave = nn.Sequential(nn.SiLU(), nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 1))
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("std", torch.ones(()))
+        self.register_buffer("mean", torch.zeros((), device="cpu"))
+        self.register_buffer("std", torch.ones((), device="cpu"))
 
     @classmethod
     def like(cls, runs: Trajectories, *, embed: Embed | None = None, **options: Any) -> ValueNetwork:
@@ -300,15 +301,15 @@ def fit(
     ends = runs.rewards[reward]
     network.mean.fill_(ends.mean()), network.std.fill_(ends.std().clamp(min=1e-12))
     runs, watched = runs.split(held_out, seed)
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator("cpu").manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=positive("steps", steps))
     looks, recent, every = list[Look](), list[Tensor](), max(1, steps // 20)
     best, kept = math.inf, dict[str, Tensor]()
     network.train()
     for i in range(steps):
-        run = torch.randint(len(runs.prompts), (batch,), generator=draws)
-        level = torch.randint(1, runs.num_steps, (batch,), generator=draws)
+        run = torch.randint(len(runs.prompts), (batch,), generator=draws, device="cpu")
+        level = torch.randint(1, runs.num_steps, (batch,), generator=draws, device="cpu")
         loss = _error(network, runs, reward, run, level)
         optimizer.zero_grad()
         loss.backward()
@@ -340,7 +341,8 @@ def _held_out(network: ValueNetwork, runs: Trajectories, reward: str, most: int 
     """Over every level of the runs, or of as many runs as make `most` samples."""
     levels = runs.num_steps - 1
     count = min(len(runs.prompts), max(1, most // levels))
-    run, level = torch.arange(count).repeat_interleave(levels), torch.arange(1, levels + 1).repeat(count)
+    run = torch.arange(count, device="cpu").repeat_interleave(levels)
+    level = torch.arange(1, levels + 1, device="cpu").repeat(count)
     network.eval()
     errors = [
         _error(network, runs, reward, r, t) * len(r) for r, t in zip(run.split(256), level.split(256), strict=True)

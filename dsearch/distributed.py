@@ -83,14 +83,14 @@ class Ranks:
 
     def total(self, bill: Bill) -> Bill:
         """What all processes spent together."""
-        spent = self._carried(torch.tensor(list(bill)), torch.int64)
+        spent = self._carried(torch.tensor(list(bill), device="cpu"), torch.int64)
         self._together(spent, lambda: dist.all_reduce(spent))
         return Bill(*spent.tolist())
 
     def collect(self, item: Any) -> list[Any] | None:
         """One object of each rank, on rank 0; None on the others."""
         into: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        self._together(torch.empty(0), lambda: dist.gather_object(item, into))
+        self._together(torch.empty(0, device="cpu"), lambda: dist.gather_object(item, into))
         return into
 
     def told(self, item: Any) -> Any:
@@ -99,7 +99,7 @@ class Ranks:
 
     def _told(self, item: Any, source: int) -> Any:
         said = [item]
-        self._together(torch.empty(0), lambda: dist.broadcast_object_list(said, src=source))
+        self._together(torch.empty(0, device="cpu"), lambda: dist.broadcast_object_list(said, src=source))
         return said[0]
 
     def _agreed(self, dtype: torch.dtype) -> torch.dtype:

@@ -97,7 +97,7 @@ class Cell:
         """`[S, P]` scores, nan where there is none."""
         held = self.scores.get(name, {})
         rows = [[held.get((seed, position), nan) for position in range(prompts)] for seed in seeds]
-        return torch.tensor(rows, dtype=torch.float64).reshape(len(seeds), prompts)
+        return torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(seeds), prompts)
 
     def add(self, run: Run, unit: Unit, first: bool) -> bool:
         """Takes a finished unit in, unless it is there already; says whether it did."""

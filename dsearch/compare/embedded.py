@@ -78,7 +78,7 @@ def _apart(embeddings: Sequence[Tensor]) -> float:
 def _diversity(by_prompt: Mapping[int, Mapping[int, Tensor]]) -> Interval:
     sets = [list(own.values()) for own in by_prompt.values()]
     sets = [own for own in sets if len(own) >= 3] or sets  # of two pictures none can be left out
-    whole = torch.tensor([_apart(own) for own in sets], dtype=torch.float64)
+    whole = torch.tensor([_apart(own) for own in sets], dtype=torch.float64, device="cpu")
     return around(whole, [jackknife(own, _apart) for own in sets if len(own) >= 3])
 
 
@@ -88,7 +88,7 @@ def _diversity_above(pairs: Sequence[tuple[Mapping[int, Tensor], Mapping[int, Te
     def difference(own: Mapping[int, Tensor], theirs: Mapping[int, Tensor], seeds: Sequence[int]) -> float:
         return _apart([own[s] for s in seeds]) - _apart([theirs[s] for s in seeds])
 
-    whole = torch.tensor([difference(*pair) for pair in pairs], dtype=torch.float64)
+    whole = torch.tensor([difference(*pair) for pair in pairs], dtype=torch.float64, device="cpu")
     return around(whole, [jackknife(seeds, partial(difference, own, theirs)) for own, theirs, seeds in pairs])
 
 

@@ -83,7 +83,7 @@ def jackknife(items: Sequence[T], statistic: Callable[[Sequence[T]], float]) -> 
     """
     n, whole = len(items), statistic(items)
     without = [statistic([*items[:i], *items[i + 1 :]]) for i in range(n)]
-    return torch.tensor([n * whole - (n - 1) * part for part in without], dtype=torch.float64)
+    return torch.tensor([n * whole - (n - 1) * part for part in without], dtype=torch.float64, device="cpu")
 
 
 def around(whole: Tensor, pseudo: Sequence[Tensor]) -> Interval:
@@ -91,7 +91,9 @@ def around(whole: Tensor, pseudo: Sequence[Tensor]) -> Interval:
 
     The interval's ends are nan where no prompt has pseudo-values.
     """
-    cells = torch.nn.utils.rnn.pad_sequence(list(pseudo), padding_value=nan) if pseudo else torch.empty(0, 0)
+    cells = (
+        torch.nn.utils.rnn.pad_sequence(list(pseudo), padding_value=nan) if pseudo else torch.empty(0, 0, device="cpu")
+    )
     spread, mean = over_seeds(cells), float(whole.mean())
     half = nan if spread is None else spread.high - spread.mean
     return Interval(mean, mean - half, mean + half)

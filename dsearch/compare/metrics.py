@@ -84,8 +84,12 @@ def bootstrap(
         return sets.flatten(1).mean(dim=1)
 
     of = mean if statistic is None else statistic
-    pick = torch.randint(len(samples), (draws, len(samples)), generator=torch.Generator().manual_seed(seed))
-    low, high = of(samples[pick]).double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    pick = torch.randint(
+        len(samples), (draws, len(samples)), device="cpu", generator=torch.Generator("cpu").manual_seed(seed)
+    )
+    low, high = (
+        of(samples[pick]).double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu")).tolist()
+    )
     return Interval(float(of(samples[None])[0]), low, high)
 
 

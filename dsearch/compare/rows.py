@@ -110,7 +110,7 @@ def interval_of(cells: Tensor, pooled: bool, seeds: bool) -> Interval:
 
 def _ess(cell: Cell) -> float | None:
     """(sum w)^2 / sum w^2 of each search's images, the mean over the searches."""
-    groups = [torch.tensor(log_w, dtype=torch.float64) for log_w in cell.log_w]
+    groups = [torch.tensor(log_w, dtype=torch.float64, device="cpu") for log_w in cell.log_w]
     if all(bool((log_w == log_w[0]).all()) for log_w in groups):
         return None
     return fmean(float(1 / log_w.softmax(0).square().sum()) for log_w in groups)

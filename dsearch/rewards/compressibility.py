@@ -59,7 +59,7 @@ class Compressibility:
     def _kilobytes(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         check_images(images)
         check_prompts(images, prompts)
-        counts = torch.tensor(self._bytes(_to_uint8(images)), dtype=torch.float64)
+        counts = torch.tensor(self._bytes(_to_uint8(images)), dtype=torch.float64, device="cpu")
         return (counts / KILOBYTE).to(torch.float32).to(images.device)
 
     def _bytes(self, pixels: "np.ndarray") -> list[int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -41,6 +42,8 @@ __all__ = [
     "Value",
     "map_tree",
     "take",
+    "wide",
+    "wide_dtype",
 ]
 
 Memory = Any
@@ -75,6 +78,23 @@ def take(tree: Tree, index: Tensor) -> Tree:
     return map_tree(lambda leaf: leaf[group, index], tree)
 
 
+@cache
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """The type of log-weights, and of what is drawn by them: float64, or float32 where the device has no float64."""
+    try:
+        torch.ones(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError) as error:  # Apple's MPS; Intel's integrated GPUs
+        if "float64" not in str(error) and "fp64" not in str(error):
+            raise
+        return torch.float32
+    return torch.float64
+
+
+def wide(x: Tensor) -> Tensor:
+    """The same numbers in the widest type of their device, `wide_dtype`."""
+    return x.to(wide_dtype(x.device))
+
+
 class Prediction(NamedTuple):
     """What the network says of noisy samples.
 
@@ -95,7 +115,7 @@ class Beams:
         x: `[B, K, ...]` the noisy samples x_t.
         pred: the network's prediction for each: carried, so that a survivor is never predicted twice.
         value: `[B, K]` its last value, an estimate of the final reward (nan before it was first asked).
-        log_w: `[B, K]` log importance weights (zeros for methods without a potential), float64.
+        log_w: `[B, K]` log importance weights (zeros for methods without a potential), float64 (`wide_dtype`).
         memory: what the method's potential remembers.
         kl: `[B, K]` nats by which the choices so far moved its path from the pretrained law; nan where unknown.
         prompt: `[B, K]` index of its prompt; -1 where the candidate was not drawn, which costs and scores nothing.

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .contract import Memory, Scores
+from .contract import Memory, Scores, wide, wide_dtype
 from .resample import ess
 
 __all__ = [
@@ -66,13 +66,13 @@ class Steering:
 
     def initial(self, lead: tuple[int, int], device: torch.device) -> Memory:
         """The total so far and the target's state, `[B, K]` each."""
-        total = torch.zeros(lead, dtype=torch.float64, device=device)
+        total = torch.zeros(lead, dtype=wide_dtype(device), device=device)
         return total, torch.full_like(total, self._state)
 
     def __call__(self, scores: Scores) -> tuple[Tensor, Memory]:
         """The increment that leads from the total so far to the target."""
         before, state = scores.memory
-        steered = self.lam * scores.value.double()
+        steered = self.lam * wide(scores.value)
         total, state = (steered, state) if scores.final else self._target(scores, before, state)
         # A path of weight zero stays so: -inf minus -inf would be nan.
         return _gained(before, total), (total, state)
@@ -80,19 +80,19 @@ class Steering:
 
 def difference(lam: float) -> Steering:
     """log G_i = lam (r_i - r_{i-1}): rewards progress, so that the total is lam r_i."""
-    return Steering(lam, lambda scores, total, state: (lam * scores.value.double(), state))
+    return Steering(lam, lambda scores, total, state: (lam * wide(scores.value), state))
 
 
 def plain(lam: float) -> Steering:
     """log G_i = lam r_i: every look at the value counts anew, until the last one takes them all back."""
-    return Steering(lam, lambda scores, total, state: (total + lam * scores.value.double(), state))
+    return Steering(lam, lambda scores, total, state: (total + lam * wide(scores.value), state))
 
 
 def running_max(lam: float) -> Steering:
     """log G_i = lam max_{s <= i} r_s."""
 
     def target(scores: Scores, total: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
-        best = torch.maximum(best, scores.value.double())
+        best = torch.maximum(best, wide(scores.value))
         return total + lam * best, best
 
     return Steering(lam, target, -math.inf)
@@ -102,7 +102,7 @@ def running_sum(lam: float) -> Steering:
     """log G_i = lam sum_{s <= i} r_s."""
 
     def target(scores: Scores, total: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-        added = added + scores.value.double()
+        added = added + wide(scores.value)
         return total + lam * added, added
 
     return Steering(lam, target)
@@ -128,7 +128,7 @@ def tempered(lam: float, schedule: Literal["linear", "geometric"] = "geometric")
     def target(scores: Scores, total: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         progress = scores.step / scores.num_steps
         g = progress if schedule == "linear" else 2**progress - 1
-        return lam * g * scores.value.double(), state
+        return lam * g * wide(scores.value), state
 
     return Steering(lam, target)
 
@@ -139,7 +139,7 @@ def adaptive(lam: float, ess_target: float = 0.5) -> Steering:
         raise ValueError(f"ess_target={ess_target} is outside (0, 1)")
 
     def target(scores: Scores, total: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        steered = lam * scores.value.double()
+        steered = lam * wide(scores.value)
         low, high = g[:, :1], torch.ones_like(g[:, :1])
         at = high  # bisection, after a look at the whole way
         for _ in range(40):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .contract import Rng
+from .contract import Rng, wide, wide_dtype
 from .rng import invert_cdf, move
 
 __all__ = ["SCHEMES", "Resampler", "ess", "multinomial", "residual", "stratified", "systematic"]
@@ -21,7 +21,7 @@ Resampler = Callable[[Tensor, int, Rng, int], Tensor]
 
 def ess(log_w: Tensor) -> Tensor:
     """`[B, N]` log-weights -> `[B]` effective sample size, (sum w)^2 / sum w^2, in [1, N]."""
-    w = torch.softmax(log_w.double(), dim=-1)
+    w = torch.softmax(wide(log_w), dim=-1)
     return w.sum(dim=-1) ** 2 / (w**2).sum(dim=-1)
 
 
@@ -37,10 +37,10 @@ def stratified(log_w: Tensor, n: int, rng: Rng, step: int) -> Tensor:
 
 def residual(log_w: Tensor, n: int, rng: Rng, step: int) -> Tensor:
     """floor(n w) copies of each, and the rest drawn from what was cut off (Liu and Chen 1998)."""
-    share = n * torch.softmax(log_w.double(), dim=-1)
+    share = n * torch.softmax(wide(log_w), dim=-1)
     sure = share.floor()
     drawn = rng.categorical("resample", step, (share - sure).log(), n)
-    position = torch.arange(n, device=log_w.device, dtype=torch.float64).expand(len(log_w), n)
+    position = torch.arange(n, device=log_w.device, dtype=wide_dtype(log_w.device)).expand(len(log_w), n)
     copied = torch.searchsorted(sure.cumsum(dim=-1), position.contiguous(), right=True)
     return torch.where(position < sure.sum(dim=-1, keepdim=True), copied, drawn)
 
@@ -62,4 +62,4 @@ SCHEMES: dict[str, Resampler] = {
 def _points(log_w: Tensor, n: int, rng: Rng, step: int, uniforms: int) -> Tensor:
     """`[B, n]` points of [0, 1), one in each of n strata, moved by one uniform together or by one each."""
     u = move(rng.uniform("resample", step, (log_w.shape[0], uniforms)), log_w.device)
-    return (torch.arange(n, device=log_w.device, dtype=torch.float64) + u) / n
+    return (torch.arange(n, device=log_w.device, dtype=wide_dtype(log_w.device)) + u) / n

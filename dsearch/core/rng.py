@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .contract import Rng
+from .contract import Rng, wide, wide_dtype
 
 __all__ = ["KeyedRng", "Parts", "Sliced", "invert_cdf", "move"]
 
@@ -196,24 +196,29 @@ def _pieces(count: int, size: int = 1 << 20) -> Iterator[int]:
 
 
 def move(drawn: Tensor, device: torch.device | str) -> Tensor:
-    """What was drawn on the host, on the device, without waiting for the work that is queued there."""
+    """What was drawn on the host, on the device, without waiting for the work that is queued there.
+
+    Where the device has no float64 it becomes float32. Of what comes back to the host the copy is waited for.
+    """
     device = torch.device(device)
-    if device.type == "cuda":  # pragma: no cover  # only CUDA copies beside its work
+    if drawn.dtype == torch.float64:
+        drawn = drawn.to(wide_dtype(device))
+    if device.type == "cuda" and drawn.device.type == "cpu":  # pragma: no cover  # only CUDA copies beside its work
         drawn = drawn.pin_memory()
-    return drawn.to(device, non_blocking=True)
+    return drawn.to(device, non_blocking=device.type != "cpu")
 
 
 def invert_cdf(log_w: Tensor, u: Tensor) -> Tensor:
     """`log_w [..., N]` and uniforms `u [..., n]` in [0, 1) -> `[..., n]` indices; never one of zero weight.
 
-    In float64, normalised, with `right=True`: u = 0 falls on the first index of positive weight. Infinite weights are
+    In float64 (`wide_dtype`), normalised, with `right=True`: u = 0 falls on the first index of positive weight. Infinite weights are
     shared equally, and so are the weights where all are zero.
     """
-    log_w = log_w.double()
+    log_w = wide(log_w)
     top = log_w.amax(dim=-1, keepdim=True)
     # Where the top is infinite, subtracting it from itself is nan, and the index would fall outside.
     cdf = torch.where(log_w == top, 0.0, log_w - top).softmax(dim=-1).cumsum(dim=-1)
     # The last sum is 1 only up to rounding; dividing makes it 1 exactly, and u stays below it.
-    u = u.double().clamp(max=math.nextafter(1.0, 0.0))
+    u = u.to(cdf.dtype).clamp(max=1 - torch.finfo(cdf.dtype).eps / 2)
     index = torch.searchsorted(cdf / cdf[..., -1:], u.contiguous(), right=True)
     return index.clamp_(max=log_w.shape[-1] - 1)  # nan weights must not index outside before they are refused

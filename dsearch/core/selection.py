@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .contract import Choice, Rng, Scores, Selector, take
+from .contract import Choice, Rng, Scores, Selector, take, wide, wide_dtype
 from .resample import Resampler, ess, systematic
 from .rng import invert_cdf, move
 
@@ -62,7 +62,7 @@ def softmax_child(temperature: float) -> Selector:
     def select(scores: Scores, keep: int, rng: Rng) -> Choice:
         siblings = rearrange(scores.value, "b (k w) -> b k w", w=scores.width) / temperature
         u = move(rng.uniform("child", scores.step, siblings.shape[:2]), siblings.device)
-        kl = _nats(siblings.double().softmax(dim=-1))
+        kl = _nats(wide(siblings).softmax(dim=-1))
         return _choose(scores, _child(invert_cdf(siblings, u[..., None])[..., 0], scores.width), kl)
 
     return select
@@ -112,7 +112,7 @@ def replace_worst(rate: float, temperature: float = 1.0, zscore: bool = True) ->
         log_p = take(value, rest) / temperature
         drawn = rng.categorical("replace", scores.step, log_p, n)
         # One of the beams after it, picked at random: a survivor, or a draw.
-        law = (1 + n * log_p.double().softmax(dim=-1)) / beams
+        law = (1 + n * wide(log_p).softmax(dim=-1)) / beams
         kl = (law * (beams * law).log()).sum(dim=-1, keepdim=True)
         return _choose(scores, torch.cat([rest, take(rest, drawn)], dim=1), kl)
 
@@ -144,7 +144,7 @@ def standardised(value: Tensor) -> Tensor:
     finite = value.isfinite()
     count = finite.sum(dim=-1, keepdim=True).clamp(min=1)
     # In float32 a large offset swallows the digits, and tiny values square to 0.
-    known = torch.where(finite, value, 0).double()
+    known = wide(torch.where(finite, value, 0))
     centred = torch.where(finite, known - known.sum(dim=-1, keepdim=True) / count, 0)
     spread = (centred.square().sum(dim=-1, keepdim=True) / count).sqrt()
     score = torch.where(spread > 0, centred / spread, 0)
@@ -168,7 +168,7 @@ def resample(scheme: Resampler = systematic, ess_below: float = 1.0) -> Selector
         index = scheme(scores.log_w, keep, rng, scores.step)
         level = torch.logsumexp(scores.log_w, dim=-1, keepdim=True) - math.log(n)
         log_w = level.expand(-1, keep)
-        kl = _nats(scores.log_w.double().softmax(dim=-1))[:, None].expand(-1, keep)
+        kl = _nats(wide(scores.log_w).softmax(dim=-1))[:, None].expand(-1, keep)
         if ess_below == 1:
             return Choice(index, log_w, kl)
         if keep != n:
@@ -212,7 +212,8 @@ def _all(scores: Scores) -> Tensor:
 
 def _choose(scores: Scores, index: Tensor, kl: Tensor | float) -> Choice:
     log_w = take(scores.log_w, index)
-    kl = torch.as_tensor(kl, dtype=torch.float64, device=index.device)
+    if not isinstance(kl, Tensor):  # filled there: a copy would wait for the device
+        kl = torch.full((), kl, dtype=wide_dtype(index.device), device=index.device)
     return Choice(index, log_w, kl.expand(index.shape))
 
 

@@ -10,7 +10,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from .contract import Beams, Method, Rng, Scores, map_tree, take
+from .contract import Beams, Method, Rng, Scores, map_tree, take, wide_dtype
 from .engine import Engine
 from .plan import Plan
 from .rng import Sliced
@@ -43,7 +43,7 @@ def first(engine: Engine, method: Method, lead: tuple[int, int], rng: Rng, aslee
     prompt = index % len(engine.prompts) if method.pool else group
     if asleep is not None:
         prompt = torch.where(asleep[:, None], -1, prompt)
-    nothing = torch.zeros(lead, dtype=torch.float64, device=x.device)
+    nothing = torch.zeros(lead, dtype=wide_dtype(x.device), device=x.device)
     return Beams(
         x=x,
         pred=engine.shared(lambda own: engine.predict(x[:, own], prompt[:, own], 0), lead[1]),

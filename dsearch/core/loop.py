@@ -207,7 +207,7 @@ def _rounds(run: _Run, rng: Rng) -> tuple[list[_Found], bool]:
         found = _descend(run, rng)
         return [found], found.clean
     source, rounds = run.method.rounds.source(rng), list[_Found]()
-    asleep = torch.zeros(run.groups, dtype=torch.bool)
+    asleep: Tensor | None = None
     for _ in range(run.method.rounds.count):
         run.engine.rng = source.next(rounds[-1].rewards if rounds else None)
         if run.watch is not None:
@@ -223,7 +223,8 @@ def _rounds(run: _Run, rng: Rng) -> tuple[list[_Found], bool]:
         if not rounds[-1].clean:
             return rounds, False
         if run.target is not None:
-            asleep = asleep | (rounds[-1].rewards >= run.target).any(dim=1).cpu()
+            reached = (rounds[-1].rewards >= run.target).any(dim=1)
+            asleep = reached if asleep is None else asleep | reached
             if asleep.all():
                 break
     return rounds, True

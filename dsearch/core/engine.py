@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .contract import Beams, Denoiser, Prediction, Reward, Rng, Share, Tree, map_tree
 from .plan import Bill, positive
+from .rng import move
 
 __all__ = ["Chunks", "Engine", "ModelError", "RewardError", "SearchError"]
 
@@ -149,7 +150,7 @@ class Engine:
         lead, (x, prompt, drawn) = x.shape[:2], self._drawn(x, prompt)
         prompts = self._texts(prompt, drawn, lead)
         value = self._asked(scorer, x, prompts, step)
-        return _put(value.to(x.device), drawn, lead, -torch.inf)
+        return _put(move(value, x.device), drawn, lead, -torch.inf)
 
     def block(self, groups: int) -> int:
         """Candidates of each group to hold at once, where not all need be."""
@@ -211,7 +212,7 @@ class Engine:
         """The same of images `[B, K, ...]` that are decoded already."""
         flat, texts = images.flatten(0, 1), [text for group in prompts for text in group]
         said = self._asked(watcher, flat, texts, self.denoiser.num_steps, name)
-        return said.to(images.device).unflatten(0, images.shape[:2])
+        return move(said, images.device).unflatten(0, images.shape[:2])
 
     def allow(self, bill: Bill) -> None:
         """Raises the allowance: what an interrupt cut off is paid for, and so is saving the best so far."""
@@ -259,7 +260,7 @@ class Engine:
                 seen = _on_host(images) if host else partial(_same, images)
                 values += soon(partial(score, seen, prompts[rows]))
             values += soon(None)
-        return drawn, _put(torch.cat([v.to(x0.device, non_blocking=True) for v in values]), drawn, lead, -torch.inf)
+        return drawn, _put(torch.cat([move(v, x0.device) for v in values]), drawn, lead, -torch.inf)
 
     def _drawn(self, x: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """`[B, N, ...]` -> the flat rows that were drawn, and where they are (None: everywhere)."""

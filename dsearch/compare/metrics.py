@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.contract import wide
 from ..core.plan import positive
 
 __all__ = ["Interval", "bootstrap", "diversity", "interval", "paired"]
@@ -59,7 +60,7 @@ def paired(ours: Tensor, theirs: Tensor) -> Interval:
         raise ValueError(
             f"samples of shapes {tuple(ours.shape)} and {tuple(theirs.shape)} do not pair; share the seeds"
         )
-    return interval(ours.double() - theirs.double())
+    return interval(ours.cpu().double() - theirs.cpu().double())
 
 
 def bootstrap(
@@ -98,7 +99,7 @@ def diversity(embeddings: Tensor) -> Tensor:
     k = embeddings.shape[-2]
     if k < 2:
         raise ValueError(f"{k} image has no pairs; diversity takes 2 or more")
-    e = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+    e = torch.nn.functional.normalize(wide(embeddings), dim=-1)
     cosine = e @ e.transpose(-1, -2)
     return 1 - (cosine.sum(dim=(-2, -1)) - cosine.diagonal(dim1=-2, dim2=-1).sum(dim=-1)) / (k * (k - 1))
 

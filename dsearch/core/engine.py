@@ -117,6 +117,7 @@ class Engine:
         self._allowance, self._advance = allowance, advance
         self._cond = denoiser.encode(prompts)
         self._unread: list[tuple[Tensor, Callable[[Tensor], None]]] = []
+        self._read: tuple[Tensor | None, list[int]] = None, []
 
     def predict(self, x: Tensor, prompt: Tensor, step: int) -> Prediction:
         """Samples `[B, N, ...]` at level `step`, prompts `[B, N]` -> their prediction; clean ones cost nothing."""
@@ -147,8 +148,8 @@ class Engine:
 
     def score(self, scorer: Reward, x: Tensor, prompt: Tensor, step: int) -> Tensor:
         """Samples `[B, N, ...]` as they are -> what the scorer says of them, `[B, N]`; a reward call each."""
-        lead, (x, prompt, drawn) = x.shape[:2], self._drawn(x, prompt)
-        prompts = self._texts(prompt, drawn, lead)
+        lead, prompts = x.shape[:2], self._texts(prompt)
+        x, prompt, drawn = self._drawn(x, prompt)
         value = self._asked(scorer, x, prompts, step)
         return _put(move(value, x.device), drawn, lead, -torch.inf)
 
@@ -243,8 +244,8 @@ class Engine:
         watching: str = "",
     ) -> tuple[Tensor | None, Tensor]:
         scorer = self._reward if watcher is None else watcher
-        lead, (x0, prompt, drawn) = x0.shape[:2], self._drawn(x0, prompt)
-        prompts = self._texts(prompt, drawn, lead)
+        lead, prompts = x0.shape[:2], self._texts(prompt)
+        x0, prompt, drawn = self._drawn(x0, prompt)
         host, sizes = getattr(scorer, "on_host", False), self._chunks.sizes
         # A reward on the host takes what one decode makes, so that it works while the device decodes the next.
         group = sizes["decode_chunk"] if host else sizes["reward_chunk"]
@@ -264,11 +265,18 @@ class Engine:
 
     def _drawn(self, x: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """`[B, N, ...]` -> the flat rows that were drawn, and where they are (None: everywhere)."""
+        rows = [i for i, number in enumerate(self._numbers(prompt)) if number >= 0] if self.ragged else None
         x, prompt = x.flatten(0, 1), prompt.flatten()
-        if not self.ragged:  # looking would wait for the device
+        if rows is None or len(rows) == len(prompt):
             return x, prompt, None
-        drawn = (prompt >= 0).nonzero()[:, 0]
+        drawn = move(torch.tensor(rows, dtype=torch.long), prompt.device)
         return x[drawn], prompt[drawn], drawn
+
+    def _numbers(self, prompt: Tensor) -> list[int]:
+        """The prompts `[B, N]` of flat rows, on the host: this waits for the device, so a tensor is read once."""
+        if self._read[0] is not prompt:
+            self._read = prompt, prompt.flatten().tolist()
+        return self._read[1]
 
     def _decoded(
         self, x0: Tensor, prompt: Tensor, step: int, decode: Callable[[Tensor], Tensor], watching: str
@@ -387,10 +395,11 @@ class Engine:
     def _named(self, prompt: Tensor) -> list[str]:
         return [self.prompts[i] for i in prompt.tolist()]
 
-    def _texts(self, prompt: Tensor, drawn: Tensor | None, lead: torch.Size) -> list[str]:
-        if (self._pool and len(self.prompts) > 1) or drawn is not None:  # the device alone knows: this waits for it
-            return self._named(prompt)
-        return [text for text in self.prompts for _ in range(lead[1])]
+    def _texts(self, prompt: Tensor) -> list[str]:
+        """The prompts of the rows that were drawn."""
+        if self.ragged or (self._pool and len(self.prompts) > 1):  # the device alone knows
+            return [self.prompts[number] for number in self._numbers(prompt) if number >= 0]
+        return [text for text in self.prompts for _ in range(prompt.shape[1])]
 
     def _spend(self, bill: Bill, watching: str = "") -> None:
         if not self._billed:

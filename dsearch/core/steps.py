@@ -99,9 +99,13 @@ def advance(
         return (candidates if values is None else narrow(candidates, values, method, plan, i, rng)), values
     noise, mine = Sliced(rng, n) if parts is None else parts(), engine.mine(n)
     held, said = list[Beams](), list[Tensor]()
+    lively = [True] * n if drawn is None else drawn.any(dim=0).tolist()
     with engine.drawing(noise):
         for ks, js in _rectangles(mine, width, most):
             start, count = ks.start * width + js.start, (ks.stop - ks.start) * (js.stop - js.start)
+            if not any(lively[start : start + count]):  # younger children of beams whose groups are all done
+                said.append((said[-1] if said else beams.value).new_full((lead[0], count), -torch.inf))
+                continue
             noise.at(start, count)
             some = None if drawn is None else drawn[:, start : start + count]
             part = children(engine, beams.take_slice(ks), i, js.stop - js.start, noise, some)

@@ -189,6 +189,8 @@ class Engine:
 
     def finish(self, x0: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
         """Clean samples `[B, N, ...]` -> their images `[B, N, ...]` and final rewards: a decode and a reward each."""
+        if self.share is None:
+            return self._finished(x0, prompt)
         return self.shared(lambda own: self._finished(x0[:, own], prompt[:, own]), x0.shape[1])
 
     def _finished(self, x0: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,8 +224,10 @@ class Engine:
     def settle(self) -> None:
         """Read the checks left on an accelerator, so that no nan passes. Called once, when the search ends."""
         unread, self._unread = self._unread, []
-        for bad, refuse in unread:
-            refuse(bad)  # pragma: no cover  # an accelerator's: on the CPU checks are read at once
+        if unread:  # an accelerator's: on the CPU checks are read at once
+            found = torch.stack([bad.any().to(unread[0][0].device) for bad, _ in unread]).tolist()  # one wait for all
+            for _, (bad, refuse) in filter(lambda pair: pair[0], zip(found, unread, strict=True)):
+                refuse(bad)
 
     def sizes(self) -> dict[str, int | None]:
         """The chunk sizes in use, as `search` takes them: smaller than given where memory ran out."""
@@ -389,7 +393,7 @@ class Engine:
         # Reading a flag from an accelerator would stall it at every step, so there it waits until the end.
         if bad.device.type == "cpu":
             refuse(bad)
-        else:  # pragma: no cover  # an accelerator
+        else:
             self._unread.append((bad, refuse))
 
     def _named(self, prompt: Tensor) -> list[str]:

@@ -211,8 +211,8 @@ def move(drawn: Tensor, device: torch.device | str) -> Tensor:
 def invert_cdf(log_w: Tensor, u: Tensor) -> Tensor:
     """`log_w [..., N]` and uniforms `u [..., n]` in [0, 1) -> `[..., n]` indices; never one of zero weight.
 
-    In float64 (`wide_dtype`), normalised, with `right=True`: u = 0 falls on the first index of positive weight. Infinite weights are
-    shared equally, and so are the weights where all are zero.
+    In float64 (`wide_dtype`), normalised, with `right=True`: u = 0 falls on the first index of positive weight.
+    Infinite weights are shared equally, and so are the weights where all are zero.
     """
     log_w = wide(log_w)
     top = log_w.amax(dim=-1, keepdim=True)

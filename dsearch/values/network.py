@@ -188,7 +188,8 @@ class ValueNetwork(nn.Module):
 
     def forward(self, x: Tensor, step: int | Tensor, prompts: Sequence[str]) -> Tensor:
         """Samples `[R, C, ...]` of one level, or of one each `[R]`, and R prompts -> `[R]` in units of the reward."""
-        level = torch.as_tensor(step, device=x.device).expand(len(x)) / self.num_steps
+        step = torch.full((len(x),), step, device=x.device) if isinstance(step, int) else step  # a copy would wait
+        level = step.to(x.device).expand(len(x)) / self.num_steps
         waves = level[:, None] * math.pi * torch.arange(1, 9, device=x.device)
         about = [waves.sin(), waves.cos()]
         if self.embed is not None:

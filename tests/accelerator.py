@@ -83,14 +83,15 @@ class Pretended(torch.Tensor):
     def __new__(cls, raw: torch.Tensor, index: int = 0) -> Pretended:
         if raw.dtype == torch.float64 and index == NO_FLOAT64:
             raise TypeError(f"cannot make a float64 tensor on {NAME}:{index}, which has none; use float32 instead")
-        made = torch.Tensor._make_wrapper_subclass(
-            cls,
-            raw.size(),
-            strides=raw.stride(),
-            storage_offset=raw.storage_offset(),
-            dtype=raw.dtype,
-            device=torch.device(NAME, index),
-        )
+        with torch.inference_mode(False):  # a view must be as ordinary as what it is of
+            made = torch.Tensor._make_wrapper_subclass(
+                cls,
+                raw.size(),
+                strides=raw.stride(),
+                storage_offset=raw.storage_offset(),
+                dtype=raw.dtype,
+                device=torch.device(NAME, index),
+            )
         made.raw = raw
         return made
 
@@ -161,6 +162,8 @@ class _Watching(TorchDispatchMode):
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     """An operation on the host's values, with what it would be on the device."""
+    if func._can_decompose():  # inference mode leaves that to us
+        return func.decompose(*args, **kwargs)
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     ours = [tensor for tensor in tensors if isinstance(tensor, Pretended)]
     _refuse_two_devices(func, args, tensors)
@@ -180,7 +183,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     same = {id(tensor.raw): tensor for tensor in ours}
 
     def wrapped(made: Any) -> Any:
-        if not isinstance(made, torch.Tensor) or not stays:
+        if not isinstance(made, torch.Tensor) or isinstance(made, Pretended) or not stays:
             return made
         given = same.get(id(made))
         if given is not None and given.shape != made.shape:
@@ -222,9 +225,9 @@ def _kind(func: Any, args: Any, kwargs: Any) -> str | None:
 def _refuse_unfinished(func: Any, kwargs: Any, tensors: list[torch.Tensor]) -> None:
     """A copy to the host that is not waited for may be read before it is there."""
     target = kwargs.get("device")
-    if func is aten._to_copy.default and target is not None and not _is_far(torch.device(target)):
-        if kwargs.get("non_blocking") and any(_is_far(tensor.device) for tensor in tensors):
-            raise RuntimeError("a copy to the host with non_blocking=True may be read before it is done")
+    back = func is aten._to_copy.default and target is not None and not _is_far(torch.device(target))
+    if back and kwargs.get("non_blocking") and any(_is_far(tensor.device) for tensor in tensors):
+        raise RuntimeError("a copy to the host with non_blocking=True may be read before it is done")
 
 
 def _refuse_two_devices(func: Any, args: Any, tensors: list[torch.Tensor]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -71,7 +72,8 @@ def available() -> str | None:
     real = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if asked == "auto":
         return None if real is None else str(real)
-    return asked or (NAME if real is None else None)
+    can = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")  # torch 2.13 has it, 2.4 not
+    return asked or (NAME if real is None and can else None)
 
 
 class Pretended(torch.Tensor):
@@ -114,7 +116,7 @@ class Pretended(torch.Tensor):
 @cache
 def register() -> Any:
     """Makes the device known to torch: once in a process, for good."""
-    from torch.utils import backend_registration as backend
+    backend = backend_registration
 
     class Absent(backend._DummyPrivateUse1Hook):
         def is_available(self) -> bool:

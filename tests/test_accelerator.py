@@ -62,7 +62,9 @@ def page(request, record_property):
     """Adds a line to the page of results: what, how far from the CPU, how often the host waited in a step, seconds."""
 
     def add(device, apart, waits=None, seconds=None, within=0.0):
-        record_property("device", [request.node.callspec.id, str(device), apart, waits, seconds])
+        kind = request.node.callspec.id.replace(str(device), "").strip("-")
+        test = request.node.originalname.removeprefix("test_").split("_as_")[0].replace("_", " ")
+        record_property("device", [kind or test, str(device), apart, waits, seconds])
         assert apart <= max(within, tolerance(device)), f"{apart} from the CPU"
 
     return add

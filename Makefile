@@ -4,10 +4,13 @@
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                                   torch without CUDA; on Linux the default build brings several GB of it
 #   make test PYTEST_ARGS="-k plan" further arguments of pytest
+#   make test-gpu DSEARCH_DEVICE=mps
+#                                   a device of torch; by default the first accelerator that torch sees
 #   make test COVERAGE=1            the same tests, which lines they ran, and all of dsearch/core required
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+DSEARCH_DEVICE ?= auto
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
@@ -16,7 +19,7 @@ ifdef COVERAGE
 COV := --cov --cov-report=term
 endif
 
-.PHONY: demo test test-slow test-dist coverage api lint format docs dist bench clean
+.PHONY: demo test test-slow test-gpu test-dist coverage api lint format docs dist bench bench-gpu clean
 
 demo: .venv/.dev
 	$(BIN)/python -m dsearch demo --out demo-out
@@ -29,6 +32,9 @@ endif
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m "slow and not shared" $(PYTEST_ARGS)
+
+test-gpu: .venv/.dev
+	DSEARCH_DEVICE=$(DSEARCH_DEVICE) $(BIN)/python -m pytest -m "device or cuda" $(PYTEST_ARGS)
 
 test-dist: .venv/.dev
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m pytest -m dist $(PYTEST_ARGS)
@@ -56,6 +62,9 @@ dist: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python benchmarks/throughput.py
+
+bench-gpu: .venv/.dev
+	$(BIN)/python benchmarks/throughput.py --device $(DSEARCH_DEVICE) --width 8 --repeats 3
 
 clean:
 	rm -rf build dist site demo-out .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -302,6 +302,8 @@ MAKERS = {
     *("tensor", "as_tensor", "zeros", "ones", "empty", "full", "arange", "linspace", "eye", "rand", "randn"),
     *("randint", "randperm", "Generator"),
 }
+
+
 @pytest.fixture
 def elsewhere():
     """A default device that holds no data, as if the user had chosen one that is not the model's."""

@@ -652,7 +652,7 @@ def test_a_negative_cache_is_refused(clip_dir):
 # ---- where there is a GPU
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+needs_cuda = pytest.mark.cuda
 
 
 @needs_cuda

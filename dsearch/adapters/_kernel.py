@@ -38,16 +38,16 @@ class Kernel:
 
     def __init__(self, scheduler: Any, num_steps: int, device: Any, eta: float, **spacing: Any) -> None:
         self.scheduler, self.eta = scheduler, eta
-        scheduler.set_timesteps(num_steps, device=device, **spacing)
+        scheduler.set_timesteps(num_steps, device="cpu", **spacing)  # some look into their tables, which would wait
         if len(scheduler.timesteps) != num_steps:
             raise ValueError(
                 f"{type(scheduler).__name__} makes {len(scheduler.timesteps)} steps of "
                 f"num_inference_steps={num_steps}; take {len(scheduler.timesteps)}, or change its timestep_spacing"
             )
-        self.timesteps = scheduler.timesteps
         _refuse_untrained(scheduler, num_steps)
-        # These index tables by it, or compare it: as an int it does not wait for the device.
-        self._t = self.timesteps.tolist() if self.timesteps.dtype == torch.int64 else list(self.timesteps)
+        self.timesteps = scheduler.timesteps.to(device)
+        # On the host, or as ints where these index tables by it.
+        self._t = scheduler.timesteps.tolist() if self.timesteps.dtype == torch.int64 else list(scheduler.timesteps)
         self.init_noise_sigma = getattr(scheduler, "init_noise_sigma", 1.0)
 
     def scale_input(self, x: Tensor, i: int) -> Tensor:
@@ -128,7 +128,7 @@ class _Drawing(Kernel):
             with torch.device("cpu"):
                 # TCD has settings for clipping and never reads them.
                 self._sibling = DDIMScheduler(**shared, clip_sample=False, thresholding=False)
-            self._sibling.set_timesteps(num_steps, device=device)
+            self._sibling.set_timesteps(num_steps)
 
     def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         if self._sibling is not None:
@@ -149,13 +149,13 @@ class _SDEDPM(Kernel):
 
     def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         at = self._at(i)
-        at._init_step_index(self.timesteps[i])
+        at._init_step_index(self._t[i])
         return at.convert_model_output(out, sample=x)
 
     def _step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
         at = self._at(i)
         at.model_outputs = list(at.model_outputs)  # a shallow copy shares it
-        return at.step(out, self.timesteps[i], x, variance_noise=noise).prev_sample
+        return at.step(out, self._t[i], x, variance_noise=noise).prev_sample
 
 
 class _Flow(Kernel):
@@ -183,7 +183,7 @@ class _Flow(Kernel):
     def _step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
         if self._own:
             with _Answered(noise):
-                return self._at(i).step(out, self.timesteps[i], x).prev_sample
+                return self._at(i).step(out, self._t[i], x).prev_sample
         return self._sde(out, i, x, noise, self.eta)
 
     def _still(self, out: Tensor, i: int, x: Tensor) -> Tensor:

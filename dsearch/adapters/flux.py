@@ -21,6 +21,7 @@ class _Condition(NamedTuple):
     text: Tensor  # [P, L, C]
     pooled: Tensor  # [P, C]
     text_ids: Tensor  # [L, 3]
+    image_ids: Tensor  # [tokens, 3]
 
 
 class Flux(Latent):
@@ -77,7 +78,8 @@ class Flux(Latent):
             num_images_per_prompt=1,
             max_sequence_length=self.max_sequence_length,
         )
-        return _Condition(text, pooled, ids)
+        places = self.pipe._prepare_latent_image_ids(1, *self._tokens, self._device, text.dtype)
+        return _Condition(text, pooled, ids, places)
 
     def _channels(self, pipe: Any) -> int:
         return 4 * pipe.vae.config.latent_channels  # packed two by two
@@ -91,7 +93,6 @@ class Flux(Latent):
         guidance = None
         if transformer.config.guidance_embeds:
             guidance = torch.full([len(x)], self.guidance_scale, device=x.device, dtype=torch.float32)
-        ids = self.pipe._prepare_latent_image_ids(len(x), *self._tokens, x.device, cond.text.dtype)
         return transformer(
             hidden_states=x.to(self._dtype),
             timestep=t.expand(len(x)).to(self._dtype) / 1000,
@@ -99,7 +100,7 @@ class Flux(Latent):
             pooled_projections=cond.pooled[prompt_index],
             encoder_hidden_states=cond.text[prompt_index],
             txt_ids=cond.text_ids,
-            img_ids=ids,
+            img_ids=cond.image_ids,
             return_dict=False,
         )[0].float()
 

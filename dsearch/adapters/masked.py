@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..core.contract import Prediction, Rng, map_tree, own
+from ..core.contract import Prediction, Rng, map_tree, own, precise
 from ..core.plan import positive
 from ..core.rng import invert_cdf, move
 
@@ -33,7 +33,7 @@ class Masked:
 
     Samples are int64 tokens `[..., L]`. Of F free positions, round(F gamma((i + 1) / T)) are masked after step i,
     fewer where needed to reveal one token a step: gamma(r) is 1 - r (linear) or cos(pi r / 2) (cosine, few tokens
-    first). What is random, and the arithmetic of probabilities, is float64.
+    first). What is random, and the arithmetic of probabilities, is float64 where the device has it.
 
     Args:
         token_logits: the network. `(x [R, L], step)` -> logits `[R, L, V]` of any float type; with `encode` it is
@@ -142,7 +142,7 @@ class Masked:
             raise ValueError(
                 f"{logits.shape[2]} predictions per beam at step {step}; children share their parent's one"
             )
-        log_p = logits.double() / self.temperature
+        log_p = precise(logits) / self.temperature
         # One distribution to w draws: [B, K, L, V] and [B, K, L, w] -> [B, K, w, L].
         token = invert_cdf(log_p[:, :, 0], noise[..., 1].transpose(2, 3)).transpose(2, 3)
         rank = noise[..., 0]
@@ -154,7 +154,7 @@ class Masked:
     def deterministic(self, x: Tensor, pred: Prediction, step: int) -> Tensor:
         """The next level without noise, `[..., L]`: the most confident positions get their most probable tokens."""
         x, logits, left = pred.out
-        return self._reveal(x, pred.x0, logits.double().log_softmax(-1).amax(-1), left)
+        return self._reveal(x, pred.x0, precise(logits).log_softmax(-1).amax(-1), left)
 
     def decode(self, x0: Tensor) -> Tensor:
         """The tokens themselves."""
@@ -195,7 +195,7 @@ class Masked:
                 f"return floats [rows, length, vocab], here {shape}"
             )
         if 0 <= self.mask < self.vocab:
-            logits = logits.index_fill(-1, torch.tensor(self.mask, device=logits.device), -torch.inf)
+            logits = torch.where(torch.arange(self.vocab, device=logits.device) == self.mask, -torch.inf, logits)
         bad = (x == self.mask) & ~logits.amax(-1).isfinite()
         if bad.any():
             row, position = bad.nonzero()[0].tolist()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.rng import move
 from ._kernel import kernel, warn_of_clipping
 from ._latent import Latent, guidance_embedding, guided, refuse_others
 
@@ -112,7 +113,7 @@ class StableDiffusionXL(Latent):
             x,
             t,
             encoder_hidden_states=text.to(self._unet_dtype),
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": ids.to(x.device).repeat(len(x), 1)},
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": move(ids, x.device).repeat(len(x), 1)},
             return_dict=False,
             **more,
         )[0]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..core.contract import Prediction, Reward, Rng
+from ..core.contract import Prediction, Reward, Rng, precise, weight_dtype
 from ..core.plan import positive
 from ..core.rng import move
 from .masked import Masked
@@ -38,12 +38,13 @@ class Quadratic:
 
     def __call__(self, x: Tensor, prompts: list[str]) -> Tensor:
         """`[R, D]` -> `[R]`, float64."""
-        return self.mean(x.double(), torch.zeros((), dtype=torch.float64, device=x.device))
+        x = precise(x)
+        return self.mean(x, x.new_zeros(()))
 
     def mean(self, mean: Tensor, var: Tensor) -> Tensor:
         """E[r] under N(mean, var I): `[..., D]` and `[...]` -> `[...]`."""
         square = mean.square().sum(-1) + mean.shape[-1] * var
-        return self.constant + mean @ self.linear.to(mean.device) - self.curvature / 2 * square
+        return self.constant + mean @ self.linear.to(mean) - self.curvature / 2 * square
 
     def tilt(self, mean: Tensor, var: Tensor, lam: float) -> tuple[Tensor, Tensor, Tensor]:
         """N(mean, var I) exp(lam r) -> the mean and variance of that Gaussian, and log E[exp(lam r)].
@@ -51,7 +52,7 @@ class Quadratic:
         Raises:
             ValueError: where the reward grows faster than the Gaussian falls, so that there is no such law.
         """
-        linear = lam * self.linear.to(mean.device)
+        linear = lam * self.linear.to(mean)
         narrower = 1 + lam * self.curvature * var
         if not (narrower > 0).all():
             least = -1 / (lam * float(var.max()))
@@ -94,13 +95,14 @@ class GaussianMixture:
         device: str | torch.device = "cpu",
     ) -> None:
         # float64 within, so that what is rounded to float32 does not depend on how rows are batched.
-        self.means = torch.as_tensor(means, dtype=torch.float64, device=device)
+        dtype = weight_dtype(torch.device(device))
+        self.means = torch.as_tensor(means, dtype=dtype, device=device)
         if self.means.ndim != 2:
             raise ValueError(f"means has shape {tuple(self.means.shape)}; give [components, dimensions]")
         parts = len(self.means)
-        self.std = torch.as_tensor(std, dtype=torch.float64, device=device)
+        self.std = torch.as_tensor(std, dtype=dtype, device=device)
         weights = [1.0] * parts if weights is None else weights
-        self.weights = torch.as_tensor(weights, dtype=torch.float64, device=device)
+        self.weights = torch.as_tensor(weights, dtype=dtype, device=device)
         if self.weights.shape != (parts,) or self.std.shape not in ((), (parts,)):
             raise ValueError(
                 f"{parts} components need as many weights and one std or as many, "
@@ -116,7 +118,7 @@ class GaussianMixture:
     def encode(self, prompts: list[str]) -> Tensor:
         """Prompts -> their shifts `[P]`."""
         shifts = [float(self.shift.get(prompt, 0.0)) for prompt in prompts]
-        return torch.tensor(shifts, dtype=torch.float64, device=self.means.device)
+        return torch.tensor(shifts, dtype=self.means.dtype, device=self.means.device)
 
     def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """N(0, I), `[B, K, D]`."""
@@ -139,19 +141,19 @@ class GaussianMixture:
         """The exact p(x_{t-1} | x_t): a component by its posterior, then that component's Gaussian."""
         p, shift = pred.out
         a, after = self.alpha[step], self.alpha[step + 1]
-        u = torch.special.ndtr(noise[..., -1].double())
+        u = torch.special.ndtr(precise(noise[..., -1]))
         part = (p.cumsum(-1)[..., :-1] < u[..., None]).sum(-1)  # [B, K, w]
         mean, std = self.means[part] + shift[..., None], self.std[part][..., None]
         var, var_after = a * std**2 + 1 - a, after * std**2 + 1 - after
         gain = math.sqrt(a / after) * var_after / var
-        centre = math.sqrt(after) * mean + gain * (x.double() - math.sqrt(a) * mean)
+        centre = math.sqrt(after) * mean + gain * (precise(x) - math.sqrt(a) * mean)
         spread = (var_after * (1 - a / after) / var).sqrt()
-        return (centre + spread * noise[..., :-1].double()).float()
+        return (centre + spread * precise(noise[..., :-1])).float()
 
     def deterministic(self, x: Tensor, pred: Prediction, step: int) -> Tensor:
         """The DDIM step with eta 0, x' = sqrt(a') x0 + sqrt(1 - a') eps (Song et al. 2021)."""
         a, after = self.alpha[step], self.alpha[step + 1]
-        eps = (x.double() - math.sqrt(a) * pred.x0) / math.sqrt(1 - a)
+        eps = (precise(x) - math.sqrt(a) * pred.x0) / math.sqrt(1 - a)
         return (math.sqrt(after) * pred.x0 + math.sqrt(1 - after) * eps).float()
 
     def decode(self, x0: Tensor) -> Tensor:
@@ -203,7 +205,7 @@ class GaussianMixture:
         """x_0 given x_t, by component: log weights `[R, M]` that sum to p(x_t) (2 pi)^(D/2), means, variances `[M]`."""
         a = 1.0 if level == self.num_steps else self.alpha[level]
         centre = self.means + shift[:, None, None]  # [R, M, D]
-        offset = x.double()[:, None] - math.sqrt(a) * centre
+        offset = precise(x)[:, None] - math.sqrt(a) * centre
         var = a * self.std**2 + 1 - a
         log_p = self.weights.log() - 0.5 * offset.square().sum(-1) / var - 0.5 * x.shape[-1] * var.log()
         return log_p, centre + (math.sqrt(a) * self.std**2 / var)[:, None] * offset, self.std**2 * (1 - a) / var
@@ -222,7 +224,7 @@ class TokenChain(Masked):
     """
 
     def __init__(self, table: Tensor) -> None:
-        table = table.double()
+        table = precise(table)
         total = float(table.sum())
         if table.ndim < 1 or len(set(table.shape)) != 1 or not (table >= 0).all() or not 0 < total < math.inf:
             raise ValueError(
@@ -233,7 +235,7 @@ class TokenChain(Masked):
         length, vocab = table.ndim, len(table)
         self.words = torch.cartesian_prod(*[torch.arange(vocab, device=table.device)] * length).view(-1, length)
         self._p = self.table.flatten()
-        self._one_hot = torch.nn.functional.one_hot(self.words, vocab).double()
+        self._one_hot = torch.nn.functional.one_hot(self.words, vocab).to(table)
         super().__init__(self._conditionals, length=length, vocab=vocab, device=table.device)
 
     def tilted(self, reward: Reward, lam: float = 1.0, prompt: str = "") -> TokenChain:
@@ -281,7 +283,7 @@ class TokenChain(Masked):
 
     def _rewards(self, reward: Reward, prompt: str) -> Tensor:
         said = reward(self.words, [prompt] * len(self.words))
-        return torch.as_tensor(said, dtype=torch.float64, device=self.words.device)
+        return torch.as_tensor(said, device=self.words.device).to(self._p)
 
 
 def example() -> GaussianMixture:

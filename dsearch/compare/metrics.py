@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._optional import optional
+from ..core.contract import precise
 from ..core.plan import positive
 
 __all__ = ["Interval", "bootstrap", "diversity", "interval", "paired"]
@@ -61,7 +62,7 @@ def paired(ours: Tensor, theirs: Tensor) -> Interval:
         raise ValueError(
             f"samples of shapes {tuple(ours.shape)} and {tuple(theirs.shape)} do not pair; share the seeds"
         )
-    return interval(ours.double() - theirs.double())
+    return interval(ours.cpu().double() - theirs.cpu().double())
 
 
 def bootstrap(
@@ -104,7 +105,7 @@ def diversity(embeddings: Tensor) -> Tensor:
     k = embeddings.shape[-2]
     if k < 2:
         raise ValueError(f"{k} image has no pairs; diversity takes 2 or more")
-    e = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+    e = torch.nn.functional.normalize(precise(embeddings), dim=-1)
     cosine = e @ e.transpose(-1, -2)
     return 1 - (cosine.sum(dim=(-2, -1)) - cosine.diagonal(dim1=-2, dim2=-1).sum(dim=-1)) / (k * (k - 1))
 

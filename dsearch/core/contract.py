@@ -100,8 +100,10 @@ def take(tree: Tree, index: Tensor) -> Tree:
 def weight_dtype(device: torch.device) -> torch.dtype:
     """Of log-weights: float64, or float32 on devices without it (Apple's)."""
     try:
-        torch.zeros((), dtype=torch.float64, device=device)
-    except (TypeError, RuntimeError):
+        torch.ones(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError) as error:  # Apple's MPS; Intel's integrated GPUs
+        if "float64" not in str(error) and "fp64" not in str(error):
+            raise
         return torch.float32
     return torch.float64
 

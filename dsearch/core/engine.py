@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from .chunks import Chunks, Kind, OutOfMemory, Sizes, is_out_of_memory
-from .contract import Denoiser, Prediction, Reward, Rng, Tree, map_tree, own, weight_dtype
+from .contract import Beams, Denoiser, Prediction, Reward, Rng, Tree, map_tree, own, weight_dtype
 from .errors import ModelError, RewardError
 from .meter import Meter
 from .plan import Bill
+from .rng import move
 
 __all__ = ["Engine", "Share"]
 
@@ -82,6 +83,7 @@ class Engine:
         self._watching = ""
         self._cond = denoiser.encode(list(prompts))
         self._unread: list[tuple[Tensor, Callable[[Tensor], None]]] = []
+        self._read: tuple[Tensor | None, list[int]] = None, []
 
     def watching(self, name: str, reward: Reward | None = None) -> Engine:
         """The same engine for what only watches: it asks this reward, and what that costs is counted as watched."""
@@ -118,21 +120,23 @@ class Engine:
 
     def score(self, scorer: Reward, x: Tensor, prompt_index: Tensor, level: int) -> Tensor:
         """Samples `[B, N, ...]` as they are -> what the scorer says of them, `[B, N]`; a reward call each."""
-        batch_shape, (x, prompt_index, drawn) = x.shape[:2], self._drawn(x, prompt_index)
-        prompts = self._texts(prompt_index, drawn, batch_shape)
+        batch_shape, prompts = x.shape[:2], self._texts(prompt_index)
+        x, prompt_index, drawn = self._drawn(x, prompt_index)
         self._spend(Bill(reward_calls=1), len(x))
         return _put(_values([self._asked(scorer, x, prompts, level)], x.device), drawn, batch_shape, -torch.inf)
 
     def finish(self, x0: Tensor, prompt_index: Tensor) -> tuple[Tensor, Tensor]:
         """Clean samples `[B, N, ...]` -> their images `[B, N, ...]` and final rewards: a decode and a reward each."""
 
-        def work(part: slice) -> tuple[Tensor, Tensor]:
+        def work(clean: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
             images: list[Tensor] = []
-            clean, index, level = x0[:, part], prompt_index[:, part], self.denoiser.num_steps
-            drawn, rewards = self._rewarded(clean, index, level, self.denoiser.decode, images.append)
+            level, decode = self.denoiser.num_steps, self.denoiser.decode
+            drawn, rewards = self._rewarded(clean, index, level, decode, images.append)
             return _put(torch.cat(images), drawn, clean.shape[:2], 0), rewards
 
-        return self.shared(work, x0.shape[1])
+        if self.share is None:
+            return work(x0, prompt_index)
+        return self.shared(lambda part: work(x0[:, part], prompt_index[:, part]), x0.shape[1])
 
     def show(self, x0: Tensor, prompt_index: Tensor, level: int, of: Callable[[Tensor], Tensor]) -> Tensor:
         """`[B, N, ...]` -> what `of` makes of their decoded images `[R, ...]`, `[B, N, ...]`."""
@@ -188,8 +192,10 @@ class Engine:
         """Read the checks left on an accelerator, so that no nan passes. Called once, when the search ends."""
         unread = list(self._unread)
         self._unread.clear()
-        for bad, refuse in unread:
-            refuse(bad)
+        if unread:
+            found = torch.stack([bad.any().to(unread[0][0].device) for bad, _ in unread]).tolist()  # one wait for all
+            for _, (bad, refuse) in filter(lambda pair: pair[0], zip(found, unread, strict=True)):
+                refuse(bad)
 
     @property
     def chunks(self) -> Chunks:
@@ -212,8 +218,8 @@ class Engine:
         see: Callable[[Tensor], object] = lambda images: None,
     ) -> tuple[Tensor | None, Tensor]:
         """Which flat rows were drawn (None: all), and the rewards `[B, N]`; `see` is told of the images."""
-        batch_shape, (x0, prompt_index, drawn) = x0.shape[:2], self._drawn(x0, prompt_index)
-        prompts = self._texts(prompt_index, drawn, batch_shape)
+        batch_shape, prompts = x0.shape[:2], self._texts(prompt_index)
+        x0, prompt_index, drawn = self._drawn(x0, prompt_index)
         self._spend(Bill(decodes=1, reward_calls=1), len(x0))
         host = getattr(self._reward, "on_host", False)
         values: list[Tensor] = []
@@ -232,11 +238,25 @@ class Engine:
 
     def _drawn(self, x: Tensor, prompt_index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """`[B, N, ...]` -> the flat rows that were drawn, and where they are (None: everywhere)."""
+        rows = [i for i, p in enumerate(self._numbers(prompt_index)) if p >= 0] if self.ragged else None
         x, prompt_index = x.flatten(0, 1), prompt_index.flatten()
-        if not self.ragged:
+        if rows is None or len(rows) == len(prompt_index):
             return x, prompt_index, None
-        drawn = (prompt_index >= 0).nonzero()[:, 0]
+        drawn = move(torch.tensor(rows, dtype=torch.long, device="cpu"), prompt_index.device)
         return x[drawn], prompt_index[drawn], drawn
+
+    def _numbers(self, prompt_index: Tensor) -> list[int]:
+        """Which prompts rows have, on the host. To read it waits for the device, so that a tensor is read once."""
+        if self._read[0] is not prompt_index:
+            self._read = prompt_index, prompt_index.flatten().tolist()
+        return self._read[1]
+
+    def copied(self, candidates: Beams) -> Beams:
+        """Candidates for a callable of the user's: what was read of theirs is known of the copy."""
+        mine = own(candidates)
+        if self._read[0] is candidates.prompt_index:
+            self._read = mine.prompt_index, self._read[1]
+        return mine
 
     def _decoded(self, x0: Tensor, prompt_index: Tensor, level: int, decode: Callable[[Tensor], Tensor]) -> Tensor:
         def work(rows: slice, fill: int) -> Tensor:
@@ -312,10 +332,11 @@ class Engine:
     def _named(self, prompt_index: Tensor) -> list[str]:
         return [self.prompts[i] for i in prompt_index.tolist()]
 
-    def _texts(self, prompt_index: Tensor, drawn: Tensor | None, batch_shape: torch.Size) -> list[str]:
-        if (self._pool and len(self.prompts) > 1) or drawn is not None:  # the device alone knows: this waits for it
-            return self._named(prompt_index)
-        return [text for text in self.prompts for _ in range(batch_shape[1])]
+    def _texts(self, prompt_index: Tensor) -> list[str]:
+        """The prompts of the rows that were drawn, of `[B, N]`."""
+        if self.ragged or (self._pool and len(self.prompts) > 1):  # the device alone knows
+            return [self.prompts[i] for i in self._numbers(prompt_index) if i >= 0]
+        return [text for text in self.prompts for _ in range(prompt_index.shape[1])]
 
 
 def _numbers(said: Any, n: int) -> Tensor:
@@ -341,10 +362,7 @@ def _numbers(said: Any, n: int) -> Tensor:
 
 def _values(parts: list[Tensor], device: torch.device) -> Tensor:
     """The values of all parts on a device, in a precision that it has."""
-    finest = weight_dtype(device)
-    return torch.cat(
-        [part.to(device, finest if part.dtype == torch.float64 else part.dtype, non_blocking=True) for part in parts]
-    )
+    return torch.cat([move(part, device) for part in parts])
 
 
 @contextmanager

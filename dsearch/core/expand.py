@@ -67,14 +67,15 @@ def _in_parts(
     n, width = plan.rows[i], plan.width[i]
     most = engine.block(len(beams.prompt_index)) if best else n
     noise, held, said = engine.rng.parts(n), list[Beams](), list[Tensor]()
+    some_group = [True] * n if drawn is None else drawn.any(dim=0).tolist()  # draws this candidate
     with engine.drawing(noise):
         for ks, js in _rectangles(engine.mine(n), width, most):
             start, count = ks.start * width + js.start, len(ks) * len(js)
             noise.seek(start, count)
-            some = None if drawn is None else drawn[:, start : start + count]
-            if some is not None and not some.any():
-                said.append(torch.full_like(some, -torch.inf, dtype=beams.value.dtype))
+            if not any(some_group[start : start + count]):
+                said.append(beams.value.new_full((len(beams.value), count), -torch.inf))
                 continue
+            some = None if drawn is None else drawn[:, start : start + count]
             part = children(engine, beams.take_slice(ks), i, len(js), some)
             part = replace(part, child=part.child + start)
             if plan.score[i]:

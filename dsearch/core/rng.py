@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .contract import precise
+from .contract import precise, weight_dtype
 
 __all__ = ["KeyedParts", "KeyedRng", "invert_cdf", "move", "shares"]
 
@@ -163,11 +163,16 @@ def _pieces(count: int, size: int = 1 << 20) -> Iterator[int]:
 
 
 def move(drawn: Tensor, device: torch.device | str) -> Tensor:
-    """What was drawn on the host, on the device, without waiting for the work that is queued there."""
+    """What was drawn on the host, on the device, without waiting for the work that is queued there.
+
+    Where the device has no float64 it becomes float32. Of what comes back to the host the copy is waited for.
+    """
     device = torch.device(device)
-    if device.type == "cuda":  # pragma: no cover  # only CUDA copies beside its work
+    if drawn.dtype == torch.float64:
+        drawn = drawn.to(weight_dtype(device))
+    if device.type == "cuda" and drawn.device.type == "cpu":  # pragma: no cover  # only CUDA copies beside its work
         drawn = drawn.pin_memory()
-    return drawn.to(device, non_blocking=True)
+    return drawn.to(device, non_blocking=device.type != "cpu")
 
 
 def shares(log_w: Tensor) -> Tensor:
@@ -188,6 +193,6 @@ def invert_cdf(log_w: Tensor, u: Tensor) -> Tensor:
     """
     cdf = shares(log_w).cumsum(dim=-1)
     # The last sum is 1 only up to rounding; dividing makes it 1 exactly, and u stays below it.
-    u = precise(u).clamp(max=math.nextafter(1.0, 0.0))
+    u = u.to(cdf.dtype).clamp(max=1 - torch.finfo(cdf.dtype).eps / 2)
     index = torch.searchsorted(cdf / cdf[..., -1:], u.contiguous(), right=True)
     return index.clamp_(max=log_w.shape[-1] - 1)  # nan weights must not index outside before they are refused

@@ -71,7 +71,7 @@ def valued(engine: Engine, method: Method, candidates: Beams, level: int, watchi
     Raises:
         ValueError: where it returns another shape.
     """
-    values = method.value(own(candidates), level, engine).clone()
+    values = method.value(engine.copied(candidates), level, engine).clone()
     if values.shape != candidates.prompt_index.shape:
         raise ValueError(
             f"the value of {method.name} returned shape {tuple(values.shape)} for candidates "

@@ -47,7 +47,10 @@ UNKNOWN = Pilot(1.0, [1.0])
 
 
 def default_device() -> str:
-    """A GPU where torch sees one, else the CPU."""
+    """The accelerator that torch sees ("cuda", "mps", "xpu", ...), else the CPU."""
+    accelerator = getattr(torch, "accelerator", None)  # torch 2.6
+    if accelerator is not None and accelerator.is_available():
+        return str(accelerator.current_accelerator())
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

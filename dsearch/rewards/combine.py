@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dsearch.core.contract import Reward
+from dsearch.core.contract import Reward, precise
 from dsearch.rewards._inputs import check_prompts
 from dsearch.rewards.compressibility import Compressibility, Incompressibility
 
@@ -75,7 +75,7 @@ class ZScored:
         Raises:
             ValueError: for fewer than 2 pictures, or where they all score alike.
         """
-        said = _asked(reward, images, prompts).double()
+        said = precise(_asked(reward, images, prompts))
         std = float(said.std()) if len(said) > 1 else 0.0
         if not std > 0:
             raise ValueError(

@@ -191,7 +191,9 @@ class ValueNetwork(nn.Module):
 
     def forward(self, x: Tensor, level: int | Tensor, prompts: Sequence[str]) -> Tensor:
         """Samples `[R, C, ...]` of one level, or of one each `[R]`, and R prompts -> `[R]` in units of the reward."""
-        time = torch.as_tensor(level, device=x.device).expand(len(x)) / self.num_steps
+        if isinstance(level, int):
+            level = torch.full((len(x),), level, device=x.device)  # a copy from the host would wait
+        time = level.to(x.device).expand(len(x)) / self.num_steps
         waves = time[:, None] * math.pi * torch.arange(1, 9, device=x.device)
         about = [waves.sin(), waves.cos()]
         if self.embed is not None:

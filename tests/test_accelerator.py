@@ -4,6 +4,7 @@ Without a GPU that device is the pretend one of `accelerator.py`; `make test-gpu
 """
 
 import copy
+import dataclasses
 import io
 import time
 from functools import cache, partial
@@ -119,7 +120,7 @@ class Ran(NamedTuple):
         return max(map(len, self.waits), default=0)
 
 
-def searched(denoiser, method, prompts=PROMPTS, **options):
+def searched(denoiser, method, prompts=PROMPTS, watch=(), **options):
     """All searches of this file are made here."""
     ends = [0]
     waits = []
@@ -131,7 +132,7 @@ def searched(denoiser, method, prompts=PROMPTS, **options):
 
     began = time.perf_counter()
     with accelerator.waits() as seen:
-        result = dsearch.search(denoiser, method, prompts, seed=3, callback=note, **options)
+        result = dsearch.search(denoiser, method, prompts, seed=3, watch=[*watch, note], **options)
     return Ran(result, waits, round(time.perf_counter() - began, 3))
 
 
@@ -149,11 +150,11 @@ def said(result):
         "ancestor": result.lineage.ancestor(),
         "ancestors": result.lineage.ancestors(),
         "values": [step.values for step in result.trace],
-        "looks": [(look.step, look.guide, look.scores) for look in result.looks],
+        "looks": [(look.level, look.value, look.scores) for look in result.looks],
         "thumbnails": result.thumbnails,
         "prompts": result.prompts,
-        "spent": tuple(result.spent),
-        "watched": tuple(result.watched),
+        "spent": tuple(result.cost.spent),
+        "watched": tuple(result.cost.watched),
     }
 
 
@@ -229,14 +230,7 @@ def fk(**options):
 
 def pooled(method):
     """The same with the beams of all prompts in one group."""
-    return type(method)(
-        plan=method.plan,
-        reward=method.reward,
-        value=method.value,
-        potential=method.potential,
-        select=method.select,
-        pool=True,
-    )
+    return dataclasses.replace(method, pool=True)
 
 
 def learned(device):
@@ -250,15 +244,15 @@ FEATURES = {
     "soft lookahead": lambda device: (svdd(value=value.lookahead(1, 3, over="soft", alpha=0.1)), {}),
     "learned value": lambda device: (svdd(value=learned(device)), {}),
     "switched value": lambda device: (svdd(value=value.switched(learned(device), value.posterior_mean)), {}),
-    "observe": lambda device: (svdd(), {"observe": {"judge": judge}}),
-    "panel on the way": lambda device: (svdd(), {"observe": dsearch.Panel({"judge": judge}, every=2)}),
-    "patience": lambda device: (svdd(), {"observe": dsearch.Panel({"judge": judge}, every=1, patience=1)}),
-    "thumbnails": lambda device: (svdd(), {"thumbnails": 4}),
-    "target": lambda device: (svdd(), {"target": 3.0}),
-    "target of noise search": lambda device: (methods.random_search(bright, 2, 3), {"target": 3.0}),
-    "target of streamed children": lambda device: (svdd(width=9), {"target": 3.0, **CHUNKS}),
-    "streaming": lambda device: (svdd(width=9), CHUNKS),
-    "padding": lambda device: (svdd(), {"pad": True, "chunk": 5, "decode_chunk": 5}),
+    "held-out reward": lambda device: (svdd(), {"watch": [dsearch.HeldOut({"judge": judge})]}),
+    "held-out reward on the way": lambda device: (svdd(), {"watch": [dsearch.HeldOut({"judge": judge}, every=2)]}),
+    "patience": lambda device: (svdd(), {"watch": [dsearch.HeldOut({"judge": judge}, every=1, patience=1)]}),
+    "thumbnails": lambda device: (svdd(), {"watch": [dsearch.Thumbnails(4)]}),
+    "target": lambda device: (svdd(), {"watch": [dsearch.Target(3.0)]}),
+    "target of noise search": lambda device: (methods.random_search(bright, 2, 3), {"watch": [dsearch.Target(3.0)]}),
+    "target of streamed children": lambda device: (svdd(width=9), {"watch": [dsearch.Target(3.0)], "chunks": CHUNKS}),
+    "streaming": lambda device: (svdd(width=9), {"chunks": CHUNKS}),
+    "padding": lambda device: (svdd(), {"chunks": dsearch.Chunks(5, 5, pad=True)}),
     "pool": lambda device: (pooled(methods.beam(bright, beams=4)), {}),
     "reward on the host": lambda device: (svdd(rewards.Compressibility()), {}),
     "weighted rewards": lambda device: (svdd(rewards.weighted(bright, judge, weights=(1.0, 0.5))), {}),
@@ -266,7 +260,7 @@ FEATURES = {
     **{f"resampler {name}": lambda device, name=name: (fk(resampler=name), {}) for name in resample.SCHEMES},
     "adaptive tempering": lambda device: (methods.tempered(bright, particles=6, lam=3.0, schedule="adaptive"), {}),
 }
-CHUNKS = {"chunk": 4, "decode_chunk": 4, "reward_chunk": 4}
+CHUNKS = dsearch.Chunks(4, 4, 4)
 FEATURE_WAITS = {
     "patience": 2,
     "target": 1,
@@ -397,7 +391,7 @@ def test_tokens_are_searched_as_on_the_cpu(name, device, page):
 
 def test_every_adapter_is_among_them():
     tried = {maker.func if isinstance(maker, partial) else maker for _, maker in BACKBONES.values()}
-    tried |= {search_step, GaussianMixture, TokenChain, Masked}
+    tried |= {adapters.from_pipeline, search_step, GaussianMixture, TokenChain, Masked}
     assert {info.name for info in iter_modules(adapters.__path__) if not info.name.startswith("_")} == {
         maker.__module__.rpartition(".")[2] for maker in tried
     }

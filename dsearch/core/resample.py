@@ -40,7 +40,7 @@ def residual(log_w: Tensor, n: int, rng: Rng, level: int) -> Tensor:
     share = n * shares(log_w)
     sure = share.floor()
     drawn = rng.categorical("resample", level, (share - sure).log(), n)
-    position = torch.arange(n, device=log_w.device, dtype=torch.float64).expand(len(log_w), n)
+    position = torch.arange(n, device=log_w.device, dtype=sure.dtype).expand(len(log_w), n)
     copied = torch.searchsorted(sure.cumsum(dim=-1), position.contiguous(), right=True)
     return torch.where(position < sure.sum(dim=-1, keepdim=True), copied, drawn)
 
@@ -62,4 +62,4 @@ SCHEMES: dict[str, Resampler] = {
 def _points(log_w: Tensor, n: int, rng: Rng, level: int, uniforms: int) -> Tensor:
     """`[B, n]` points of [0, 1), one in each of n strata, moved by one uniform together or by one each."""
     u = move(rng.uniform("resample", level, (log_w.shape[0], uniforms)), log_w.device)
-    return (torch.arange(n, device=log_w.device, dtype=torch.float64) + u) / n
+    return (torch.arange(n, device=log_w.device, dtype=u.dtype) + u) / n

@@ -4,12 +4,14 @@
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                                   torch without CUDA; on Linux the default build brings several GB of it
 #   make test PYTEST_ARGS="-k plan" further arguments of pytest
+#   make test JOBS=8                tests at once, one thread each; 0 runs them in one process, for a debugger
 #   make test-gpu DSEARCH_DEVICE=mps
 #                                   a device of torch; by default the first accelerator that torch sees
 #   make test COVERAGE=1            the same tests, which lines they ran, and all of dsearch/core required
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+JOBS ?= 2
 DSEARCH_DEVICE ?= auto
 
 BIN := .venv/bin
@@ -25,7 +27,7 @@ demo: .venv/.dev
 	$(BIN)/python -m dsearch demo --out demo-out
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow and not shared and not dist" $(COV) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not shared and not dist" $(COV) $(PYTEST_ARGS)
 ifdef COVERAGE
 	@report=$$($(BIN)/coverage report --include='dsearch/core/*' --fail-under=100) || { echo "$$report"; exit 1; }
 endif

@@ -145,8 +145,8 @@ def _compare(args: argparse.Namespace) -> None:
     from ..experiments.folder import Run
 
     found = [Run.open(folder) for folder in args.runs]
-    build.hush()
-    compare(found, args.out, baseline=args.baseline, embed=args.embed, anchors=args.anchors)
+    with build.hush():
+        compare(found, args.out, baseline=args.baseline, embed=args.embed, anchors=args.anchors)
 
 
 def _plan(args: argparse.Namespace) -> None:

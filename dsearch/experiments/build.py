@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -74,23 +75,24 @@ def denoiser(model: Model) -> Denoiser:
     boxed = model.pipeline == "box"
     if model.pipeline.startswith((".", "/")) and not Path(model.pipeline).is_dir():
         raise ValueError(f"no model folder {model.pipeline}; give a folder, a hub id or box")
-    hush()
+    dtype = getattr(torch, dtype_of(model))
+    args = {**({"guidance_scale": 2.5} if boxed else {}), **model.args}
+    with hush():
+        pipe = _pipeline(model, boxed, dtype).to(device)
+        if model.preview is not None:
+            args["preview"] = _preview(model, boxed, dtype, device)
+    return from_pipeline(pipe, num_inference_steps=model.num_steps, **args)
+
+
+def _pipeline(model: Model, boxed: bool, dtype: torch.dtype) -> Any:
     with optional():
         from diffusers import DiffusionPipeline
 
-    if boxed:
-        from ..box import pipeline_path
-    dtype = getattr(torch, dtype_of(model))
-    pipe = DiffusionPipeline.from_pretrained(
-        pipeline_path() if boxed else model.pipeline,
-        torch_dtype=dtype,
-        safety_checker=None,
-        requires_safety_checker=False,
-    ).to(device)
-    args = {**({"guidance_scale": 2.5} if boxed else {}), **model.args}
-    if model.preview is not None:
-        args["preview"] = _preview(model, boxed, dtype, device)
-    return from_pipeline(pipe, num_inference_steps=model.num_steps, **args)
+    from ..box import pipeline_path
+
+    folder = pipeline_path() if boxed else model.pipeline
+    kept = {"safety_checker": None, "requires_safety_checker": False}
+    return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **kept)
 
 
 def dtype_of(model: Model) -> str:
@@ -120,8 +122,8 @@ def reward(named: Named, device: str | None = None) -> Reward:
     if device is not None and "device" in inspect.signature(made).parameters:
         args.setdefault("device", device)
     _bind(made, args, named.kind)
-    hush()
-    return made(**args)
+    with hush():
+        return made(**args)
 
 
 def reward_class(kind: str) -> Any:
@@ -324,17 +326,24 @@ def _preview(model: Model, boxed: bool, dtype: torch.dtype, device: str) -> Any:
     return AutoencoderTiny.from_pretrained(folder, torch_dtype=dtype).to(device)
 
 
-def hush() -> None:
-    """Model libraries talk while they load; a program should not."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
+@contextmanager
+def hush() -> Iterator[None]:
+    """Silences model libraries within (logs, FutureWarnings, progress bars); afterwards they talk as before."""
     mend()
     with optional():
-        import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    with optional():
         import diffusers
-
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
+        import transformers
+    logs = [library.utils.logging for library in (transformers, diffusers)]
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        for log in logs:
+            log.set_verbosity_error()
+            log.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for log, verbosity, bar in before:
+                log.set_verbosity(verbosity)
+                if bar:
+                    log.enable_progress_bar()

@@ -276,12 +276,12 @@ def retried(
 
 
 def _asked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
-    """What a reward says, on the images' device; one number an image, or else the name of the one that did not."""
-    said = torch.as_tensor(reward(images, prompts), device=images.device)
+    """What a reward says of pictures of its own, on their device; one number per image, or the name of who errs."""
+    said = torch.as_tensor(reward(images.clone(), list(prompts)), device=images.device).clone()
     if said.shape != (len(images),):
         name = getattr(reward, "__name__", type(reward).__name__)
         raise ValueError(
-            f"{name} returned shape {tuple(said.shape)} for {len(images)} images; return one number an image"
+            f"{name} returned shape {tuple(said.shape)} for {len(images)} images; return one number per image"
         )
     return said
 

@@ -305,7 +305,7 @@ def test_padded_chunks_have_one_size_and_change_nothing(chunk):
     padded, whole = run(SVDD, denoiser=model, chunks=dsearch.Chunks(network=chunk, decoder=chunk, pad=True)), run(SVDD)
     assert seen == {"predict": {chunk}, "decode": {chunk}}
     assert_identical(group(padded, 0), group(whole, 0))
-    assert padded.bill == whole.cost.bill
+    assert padded.cost.bill == whole.cost.bill
 
 
 def test_padding_to_no_size_is_refused():

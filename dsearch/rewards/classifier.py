@@ -60,7 +60,7 @@ class Classifier:
         check_images(images, wait=False)
         if self.device is None and self._model.device != images.device:
             self._model.to(images.device)
-        numbers = move(torch.tensor([self._wanted(prompt) for prompt in prompts]), self._model.device)
+        numbers = move(torch.tensor([self._wanted(p) for p in prompts], device="cpu"), self._model.device)
         logits = self._model(pixel_values=self.preprocess(images).to(self._model.device, self.dtype)).logits
         log_p = logits.float().log_softmax(dim=-1)
         return log_p.gather(1, numbers[:, None])[:, 0].to(images.device)

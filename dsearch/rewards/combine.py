@@ -277,7 +277,8 @@ def retried(
 
 def _asked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
     """What a reward says of pictures of its own, on their device; one number per image, or the name of who errs."""
-    said = torch.as_tensor(reward(images.clone(), list(prompts)), device=images.device).clone()
+    mine = prompts if isinstance(prompts, str) else list(prompts)  # a string is for the reward to refuse
+    said = torch.as_tensor(reward(images.clone(), mine), device=images.device).clone()
     if said.shape != (len(images),):
         name = getattr(reward, "__name__", type(reward).__name__)
         raise ValueError(

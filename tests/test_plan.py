@@ -15,7 +15,6 @@ from dsearch.core.plan import (
     drop_schedule,
     dsearch_plan,
     flip,
-    largest,
     pruning_plan,
     search_probability,
     uniform_plan,
@@ -309,27 +308,6 @@ def test_a_method_bills_its_own_value():
     assert method.bill(3) == Bill(1 + 4 + 4 * 5, 5, 5)
 
 
-@given(st.integers(0, 99), st.integers(1, 9), st.integers(0, 9), st.integers(1, 5), st.integers(0, 2000))
-def test_largest_is_the_last_number_within_the_limit(base, slope, bend, at_least, spare):
-    def cost(n):
-        return base + slope * n + bend * n * n
-
-    limit = cost(at_least) + spare
-    n = largest(cost, limit, at_least)
-    assert n >= at_least and cost(n) <= limit < cost(n + 1)
-
-
-def test_largest_sizes_a_method_to_a_bill():
-    assert largest(lambda width: methods.svdd(None, width).bill(50).model_calls, 981) == 20
-
-
-def test_largest_refuses_a_limit_below_the_least_and_a_cost_that_does_not_rise():
-    with pytest.raises(ValueError, match="3 costs 30, above the limit of 29"):
-        largest(lambda n: 10 * n, 29, at_least=3)
-    with pytest.raises(ValueError, match="does not rise"):
-        largest(lambda n: 5, 29)
-
-
 def test_dsearch_r_shares_its_rows_among_its_beams_and_drops_none():
     method = methods.dsearch_r(None, beams=5, rows_per_step=17, rate=0.2, search="uniform", coins=[0.0, 0.99, 0.0])
     assert method.plan(4) == Plan(5, (3, 1, 3, 1), (5,) * 4, (True, False, True, False))
@@ -370,3 +348,10 @@ def test_the_reference_tables_are_these():
         for kind, p in kinds.items():
             ours = search_probability(kind, int(steps))
             assert ours == pytest.approx([min(1.0, q) for q in p], abs=1e-12)
+
+
+def test_all_defaults_but_the_published_ones_cost_about_four_plain_images():
+    own = {"tuned": {"gain": [1.0] * 49}}
+    for name in set(methods.__all__) - {"published"}:
+        rows = getattr(methods, name)(None, **own.get(name, {})).bill(50).model_calls
+        assert 160 <= rows <= 204, f"{name}: {rows}"

@@ -18,7 +18,6 @@ __all__ = [
     "drop_schedule",
     "dsearch_plan",
     "flip",
-    "largest",
     "pruning_plan",
     "search_probability",
     "share",
@@ -246,27 +245,6 @@ def _uniforms(seed: int, n: int) -> list[float]:
     if seed < 0:
         raise ValueError(f"coins={seed}: a seed is at least 0")
     return [float(u) for u in np.random.Generator(np.random.Philox(key=seed)).random(n)]
-
-
-def largest(cost: Callable[[int], int], limit: int, at_least: int = 1) -> int:
-    """The largest whole number whose cost stays within the limit, the cost rising with it.
-
-    `largest(lambda w: svdd(reward, w).bill(50).model_calls, 200)` sizes a method to a bill.
-
-    Raises:
-        ValueError: where even `at_least` costs more than the limit, or the cost does not rise.
-    """
-    if cost(at_least) > limit:
-        raise ValueError(f"{at_least} costs {cost(at_least)}, above the limit of {limit}; raise the limit")
-    low, step = at_least, 1
-    while cost(low + step) <= limit:
-        low, step = low + step, 2 * step
-        if step > 2**40:
-            raise ValueError(f"the cost of {low} is within {limit}; it does not rise, so none is the largest")
-    while step > 1:
-        step //= 2
-        low += step if cost(low + step) <= limit else 0
-    return low
 
 
 def uniform_plan(num_steps: int, beams: int = 1, width: int = 1, search: Sequence[bool] | None = None) -> Plan:

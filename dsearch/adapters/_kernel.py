@@ -203,7 +203,7 @@ class _Flow(Kernel):
 
 
 class _Answered(TorchFunctionMode):
-    """Inside, `torch.randn` answers with this noise, in this thread alone; it is asked once at most."""
+    """Patches `torch.randn` to return this noise, in this thread alone and once at most."""
 
     def __init__(self, noise: Tensor) -> None:
         super().__init__()

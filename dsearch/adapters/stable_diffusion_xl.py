@@ -29,7 +29,7 @@ class StableDiffusionXL(Latent):
     """A loaded `StableDiffusionXLPipeline` as a denoiser; the pipeline is not changed.
 
     Schedulers are those of `StableDiffusion`. A float16 VAE that overflows (`force_upcast`) is copied to float32; the
-    pipeline casts it for each call. With one child a step the images equal its own, given the same noise.
+    pipeline casts it for each call. With one child per step the images equal its own, given the same noise.
 
     Args:
         pipe: the pipeline, on its device, with its precision, compilation and offloading as you have set them by now.

@@ -101,7 +101,7 @@ ANCHORS = (
         {"base": 5.66, "best-of-N": 6.11, "SMC": 5.99, "SVDD": 6.12},
     ),
 )
-"""What is known from elsewhere, by source."""
+"""Published reference results, by source."""
 
 
 def matching(model: Model, name: str, objective: Named) -> list[Anchor]:

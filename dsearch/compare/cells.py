@@ -1,4 +1,4 @@
-"""What runs hold, read as one: by model, objective, budget and method."""
+"""The merged records of several runs: by model, objective, budget and method."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Cell:
 
 
 class Found:
-    """Runs as one.
+    """The merged records of several runs.
 
     Raises:
         ExperimentError: where they ask different prompts, or call different things alike.

@@ -37,7 +37,7 @@ class Prices(NamedTuple):
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a search may cost a prompt (or the pool, where a method pools its prompts); None is no limit.
+    """The most that a search may cost per prompt (or the pool, where a method pools its prompts); None is no limit.
 
     Seconds are turned into a plan by prices that were measured beforehand, so that a seed still gives one result;
     what the run then takes is as good as the prices.

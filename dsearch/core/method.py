@@ -88,7 +88,7 @@ class Method:
         pool: one group over all prompts, beam k carrying prompt k mod P (the published code's way).
         name: for tables and errors.
         rounds: for noise search, the runs among which the beams are divided.
-        expand: how a step draws and chooses; None for all children at once (`dsearch.core.steps.expand`).
+        expand: how a step draws and chooses; None for all children at once (`dsearch.core.expand`).
     """
 
     plan: Callable[[int], Plan]

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Bill(NamedTuple):
-    """What a run costs a prompt (or the pool, where a method pools its prompts).
+    """What a run costs per prompt (or the pool, where a method pools its prompts).
 
     Attributes:
         model_calls: rows through the network; a guided row counts once.
@@ -87,7 +87,7 @@ class Plan:
         if not len(self.width) == len(self.keep) == len(self.score):
             raise ValueError(
                 f"width, keep and score name {len(self.width)}, {len(self.keep)} and {len(self.score)} steps; "
-                "give each one entry a step"
+                "give each one entry per step"
             )
         # numpy's whole numbers become Python's, so that bills are plain too.
         object.__setattr__(self, "start", positive("start", self.start))
@@ -220,7 +220,7 @@ def search_probability(kind: Search, num_steps: int) -> tuple[float, ...]:
 
 
 def flip(kind: Search, num_steps: int, coins: Coins) -> tuple[bool, ...]:
-    """Which of the first `num_steps - 1` steps search: one coin a step, drawn for every kind, heads below p.
+    """Which of the first `num_steps - 1` steps search: one coin per step, drawn for every kind, heads below p.
 
     Args:
         kind: a search schedule.
@@ -248,7 +248,7 @@ def _uniforms(seed: int, n: int) -> list[float]:
 
 
 def uniform_plan(num_steps: int, beams: int = 1, width: int = 1, search: Sequence[bool] | None = None) -> Plan:
-    """`beams` throughout and `width` children a beam at the searching steps; the last, clean step is plain.
+    """`beams` throughout and `width` children per beam at the searching steps; the last, clean step is plain.
 
     `search` says which of the first `num_steps - 1` steps search; by default all.
     """
@@ -289,7 +289,7 @@ def dsearch_plan(
     Steps that do not search cost one plain row per beam and drop nothing. The clean step is scored at width 1 and
     prunes to `keep`, for an unlucky last coin would leave beams over. No step exceeds `rows_per_step`. `drop` and
     `search` may also give the beams after, and whether there is a search at, each step but the last; `max_width`
-    bounds the children a beam.
+    bounds the children per beam.
 
     Raises:
         ValueError: for fewer rows per step than beams, more to keep than beams, or a schedule of another length.

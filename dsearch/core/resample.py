@@ -26,7 +26,7 @@ def ess(log_w: Tensor) -> Tensor:
 
 
 def multinomial(log_w: Tensor, n: int, rng: Rng, level: int) -> Tensor:
-    """n independent draws a group (Gordon et al. 1993)."""
+    """n independent draws per group (Gordon et al. 1993)."""
     return rng.categorical("resample", level, log_w, n)
 
 

@@ -2,7 +2,7 @@
 
 Each also says by how many nats its law differs from an indifferent choice (`Choice.kl`). Added along a path they are
 the KL of the searched path to the pretrained one: exactly so where every beam keeps the best of w children whose values
-do not tie, log w - (w-1)/w a step (Beirami et al. 2024, arXiv 2401.01879); for choices drawn by weights, an estimate
+do not tie, log w - (w-1)/w per step (Beirami et al. 2024, arXiv 2401.01879); for choices drawn by weights, an estimate
 that is exact in the limit of many candidates; for pruning to k of N, the bound log(N/k).
 """
 
@@ -164,7 +164,7 @@ def standardised(value: Tensor) -> Tensor:
 def resample(scheme: Resampler = systematic, ess_below: float = 1.0) -> Selector:
     """Draw the candidates by their weights; where a group's ESS is at least `ess_below * N` it is left alone.
 
-    After a draw a group's weights are equal (their mean is kept, so that the product still estimates Z); a skipped
+    After a draw the weights of a group are equal (their mean is kept, so that the product still estimates Z); a skipped
     group keeps its own. A skip needs `keep == N`. At the clean end nothing is drawn where all are kept: a weighted
     sample says more than one drawn from it.
     """

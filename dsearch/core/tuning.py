@@ -77,7 +77,7 @@ def pilot(
 ) -> Pilot:
     """Samples every prompt plainly and values every step of it, to see how early a value tells the final reward.
 
-    It costs `samples * T` rows, decodes and rewards a prompt, once for a model, a reward and a number of steps.
+    It costs `samples * T` rows, decodes and rewards per prompt, once for a model, a reward and a number of steps.
 
     Args:
         denoiser: the model.

@@ -122,7 +122,7 @@ Sees = Literal["x", "x0"]
 class Learned:
     """v(x_t, t) from a network trained on the final rewards of the pretrained model's own runs (SVDD-MC, 2408.08252).
 
-    A candidate costs one reward call, for a network that scores is a reward; nothing is decoded.
+    A candidate costs one reward call, as which the network is counted; nothing is decoded.
     `dsearch.values.network` has a small network and its training.
 
     Args:

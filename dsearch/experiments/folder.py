@@ -43,7 +43,7 @@ class Trace(NamedTuple):
     Attributes:
         prompts: of its B groups.
         alive: beams before each step.
-        width: children a beam at each step.
+        width: children per beam at each step.
         values: `[B, N]` of all candidates of a step; None where nothing was scored.
         child: `[B, K]` which of the N candidates each survivor of a step was.
         order: `[B, K]` which of the last survivors each image is, best first.
@@ -150,7 +150,10 @@ class Run:
         return (self.folder / "units" / unit.name / file).read_text(encoding="utf-8").splitlines()
 
     def begin(self, maker: str = "") -> None:
-        """The folder is this run's; what a `maker` that was killed left half done goes."""
+        """Marks the folder as this run's, and removes partial units of a killed writer.
+
+        `maker` is a suffix that is unique to this writer.
+        """
         (self.folder / "units").mkdir(parents=True, exist_ok=True)
         if not (self.folder / "run.json").exists():
             config = {"experiment": self.experiment.as_dict(), **self.about}
@@ -159,7 +162,7 @@ class Run:
             shutil.rmtree(left)
 
     def keep(self, unit: Unit, result: Result, timing: Mapping[str, Any], maker: str) -> None:
-        """Writes a unit down: its images, then, in one go, its folder; `maker` is who else may not be."""
+        """Writes a unit down: its images, then, in one go, its folder; `maker` is a suffix unique to this writer."""
         making = self.folder / "units" / f".{maker}-{unit.name}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)

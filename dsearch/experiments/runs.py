@@ -96,7 +96,7 @@ def run(
 
 
 def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
-    """The shards of one experiment, each in a folder of its own, as one run.
+    """The shards of one experiment, each in a folder of its own, merged into one run.
 
     Raises:
         ExperimentError: for shards of different experiments, or where a unit is in none of them.

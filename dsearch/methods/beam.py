@@ -12,7 +12,7 @@ __all__ = ["beam"]
 def beam(reward: Reward, beams: int = 2, width: int = 2, *, value: Value = posterior_mean) -> Method:
     """Beam search: of all `beams * width` children of a step the best `beams` live on, whoever their parents are.
 
-    The clean step takes one child a beam. All beams are returned, best first.
+    The clean step takes one child per beam. All beams are returned, best first.
 
     Args:
         reward: `(images, prompts) -> [N]`.

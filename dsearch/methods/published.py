@@ -39,7 +39,7 @@ def published(
         search_schedule: all, uniform, linear or exponential.
         drop_schedule: exponential, linear, quadratic, sigmoid, or none: `bs` beams from the second step on.
         replacerate: DSearch-R's rate, with a raw softmax at temperature 1; 0 replaces nothing.
-        coins: a seed, or the recorded uniforms: one a step but the last, drawn for every schedule.
+        coins: a seed, or the recorded uniforms: one per step but the last, drawn for every schedule.
 
     Raises:
         ValueError: where a replacement is asked for together with a drop schedule or an oversampled pool, or the rate

@@ -1,4 +1,4 @@
-"""Rewards made of rewards: sums, z-scores, constraints, a memory for dear ones, threads for slow ones."""
+"""Rewards made of rewards: sums, z-scores, constraints, a memory for expensive ones, threads for slow ones."""
 
 import asyncio
 import hashlib
@@ -162,7 +162,7 @@ class Cached:
 
 
 def cached(reward: Reward, size: int = 100_000) -> Cached:
-    """A memory for a dear black box: pictures equal to the bit, under one prompt, are scored once.
+    """A memory for an expensive reward: pictures equal to the bit, under one prompt, are scored once.
 
     Reading pixels waits for an accelerator, so it pays for rewards that cost more than that.
 
@@ -277,8 +277,7 @@ def retried(
 
 def _asked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
     """What a reward says of pictures of its own, on their device; one number per image, or the name of who errs."""
-    mine = prompts if isinstance(prompts, str) else list(prompts)  # a string is for the reward to refuse
-    said = torch.as_tensor(reward(images.clone(), mine), device=images.device).clone()
+    said = torch.as_tensor(reward(images.clone(), prompts[:]), device=images.device).clone()
     if said.shape != (len(images),):
         name = getattr(reward, "__name__", type(reward).__name__)
         raise ValueError(

@@ -20,7 +20,7 @@ class DDPM:
     """A `UNet2DModel` that denoises pixels, unconditional or told a class, as a denoiser; nothing of it is changed.
 
     The prompts of a class-conditional model are class numbers as text, "0" to `num_class_embeds - 1`; an unconditional
-    model knows the empty prompt alone. With one child per step the images equal the pipeline's own, given the same noise.
+    model knows the empty prompt alone. With one child per step images equal the pipeline's, given the same noise.
 
     Args:
         model: a `DDPMPipeline`, a `DDIMPipeline`, or the `UNet2DModel` itself.

@@ -20,4 +20,5 @@ from .combine import weighted as weighted
 from .compressibility import Compressibility as Compressibility
 from .compressibility import Incompressibility as Incompressibility
 from .hps import HPS as HPS
+from .image_reward import ImageReward as ImageReward
 from .pick_score import PickScore as PickScore

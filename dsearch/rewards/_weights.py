@@ -32,11 +32,16 @@ def read_weights(path: str | Path, keys: Sequence[str], source: str, prefix: str
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise ValueError(f"{str(path)!r} holds no weights that can be read safely ({error}); get {source}") from error
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    require(tensors, keys, path, source)
+    return tensors
+
+
+def require(tensors: Mapping[str, Tensor], keys: Sequence[str], path: str | Path, source: str) -> None:
+    """Raises a ValueError that names the file, the keys it lacks and its source, unless the tensors have every key."""
     missing = [key for key in keys if key not in tensors]
     if missing:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ValueError(f"{str(path)!r} lacks {shown} of {len(keys)} expected keys; get {source}")
-    return tensors
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -2,48 +2,108 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._replay import Replay, capture, schedulers
+from ._replay import Layout, Replay, capture, copied_pipe, fresh, schedulers, seeded, tensors
 
 __all__ = ["Differences", "differences", "refuse_what_differs"]
 
 _STEPS = 3
-_CHECKED: set[tuple[type, type]] = set()
+_BOUND = {torch.float16: 0.05, torch.bfloat16: 0.2}  # of a standard deviation; batched rows round differently
+_CHECKED: set[tuple[type, tuple[type, ...], torch.dtype, str]] = set()
 
 
 class Differences(NamedTuple):
-    """Largest differences to the pipeline's own numbers, in their own standard deviations; 0 is bit for bit.
+    """Largest differences to the pipeline's own numbers, in their standard deviations; 0 is bit for bit.
 
     Attributes:
         output: of what the pipeline returns, all levels in order.
         shuffled: of the network's output, levels asked again in another order.
-        rows: of the network's output, rows together and one by one; None where a call makes one sample only.
+        rows: of the network's output, rows together and one by one; 0 where a call makes one sample only.
     """
 
     output: float
     shuffled: float
-    rows: float | None
+    rows: float
 
 
-def differences(home: Replay, pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any]) -> Differences:
+@torch.no_grad()
+def differences(
+    pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any], layout: Layout | None = None
+) -> Differences:
     """Runs the pipeline's call, with the scheduler's own steps, by itself and replayed.
 
     Args:
-        home: a call of the pipeline that was left at its loop, for its layout.
         pipe: the pipeline.
         call: the arguments of a call of one row.
         exchanged: schedulers in the place of the pipeline's own.
+        layout: how the variables of a call grow with rows; None where it makes one sample only.
     """
-    raise NotImplementedError
+
+    def drawing() -> dict[str, Any]:
+        return {**call, **({"generator": fresh(call["generator"])} if "generator" in call else {})}
+
+    device = pipe._execution_device
+    with seeded(device):
+        own = tensors(copied_pipe(pipe, exchanged)(**drawing())[0])
+    with seeded(device):
+        calls = Replay([capture(pipe, drawing(), exchanged)], layout)
+        x, asked = calls.frames[0].values[calls.source.state], []
+        for level in range(len(calls.items)):
+            step = calls.turn(x, level, [0])
+            asked.append((x, step.out))
+            made = calls.scheduler.step(**step.arguments)
+            x = calls.rest(made[0], step.needs, step.place, level, 1, quiet=False)
+        output = _far(own, tensors(calls.tail(x)[0]))
+    again = [(level, *asked[level]) for level in _shuffled(len(asked))]
+    shuffled = max(_far(out, calls.turn(x, level, [0]).out) for level, x, out in again)
+    rows = 0.0
+    if layout is not None:
+        level = len(asked) // 2
+        xs = torch.cat([x for x, _ in asked])
+        one_by_one = torch.cat([calls.turn(x[None], level, [0]).out for x in xs])
+        rows = _far(one_by_one, calls.turn(xs, level, [0] * len(xs)).out)
+    return Differences(output, shuffled, rows)
 
 
-def refuse_what_differs(home: Replay, pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any]) -> None:
-    """Raises a ValueError where the pipeline's class, with its scheduler's, is not replayed as it runs; asked once."""
+def refuse_what_differs(
+    pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any], layout: Layout | None
+) -> None:
+    """Raises a ValueError where the pipeline is not replayed as it runs; asked once for each class and scheduler."""
+    kinds = tuple(type(each) for each in {**schedulers(pipe), **exchanged}.values())
+    key = type(pipe), kinds, pipe.dtype, str(pipe._execution_device)
+    if key in _CHECKED:
+        return
+    few = {"num_inference_steps": _STEPS} if "num_inference_steps" in call else {}
+    found = differences(pipe, {**call, **few}, exchanged, layout)
+    bound = _BOUND.get(pipe.dtype, 1e-3)
+    for name, far in found._asdict().items():
+        if not far <= bound:
+            raise ValueError(
+                f"{type(pipe).__name__} is not replayed as it runs: {_WHAT[name]} by {far:.2g} standard deviations, more "
+                f"than {bound}; report it, or pass check=False if you know why"
+            )
+    _CHECKED.add(key)
+
+
+_WHAT = {
+    "output": "its own output differs",
+    "shuffled": "the network's output at a level depends on the levels before, and differs",
+    "rows": "the network's output for rows together differs from that for each",
+}
+
+
+def _shuffled(n: int) -> list[int]:
+    """All levels, neither rising nor falling."""
+    return [*range(1, n, 2), *range(n - 1 - (n - 1) % 2, -1, -2)]
+
+
+def _far(one: Tensor, other: Tensor) -> float:
+    if one.shape != other.shape:
+        return torch.inf
+    spread = float(one.float().std()) if one.numel() > 1 else 0.0
+    return float((one.float() - other.float()).abs().max()) / (spread or 1.0)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -17,7 +18,7 @@ from ._rows import Growth, alike, growth, joined
 from ._source import ANSWER, ITEM, Asked, Left, Returned, Source, read
 from ._tables import Levels
 
-__all__ = ["Draws", "Frame", "Layout", "Replay", "Step", "capture", "schedulers"]
+__all__ = ["Draws", "Frame", "Layout", "Replay", "Step", "capture", "copied_pipe", "fresh", "schedulers", "seeded", "tensors"]
 
 _KEPT = 4
 """Numbers of rows, or sets of prompts, whose variables are kept."""
@@ -64,6 +65,19 @@ def schedulers(pipe: Any) -> dict[str, Any]:
     return {name: part for name, part in pipe.components.items() if hasattr(part, "step") and hasattr(part, "config")}
 
 
+def copied_pipe(pipe: Any, exchanged: Mapping[str, Any]) -> Any:
+    """A copy that shares all components but the schedulers; what a call sets on it stays in it."""
+    copied = copy.copy(pipe)
+    for name, scheduler in {**schedulers(pipe), **exchanged}.items():
+        object.__setattr__(copied, name, copy.deepcopy(scheduler))
+    for name, value in vars(pipe).items():
+        if name.startswith("_") and type(value) in (dict, list):
+            object.__setattr__(copied, name, copy.copy(value))
+    object.__setattr__(copied, "_progress_bar_config", {"disable": True})
+    object.__setattr__(copied, "maybe_free_model_hooks", lambda: None)  # modules are handed back when a search ends
+    return copied
+
+
 def capture(pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any] | None = None) -> Frame:
     """Runs a copy of the pipeline up to its loop; the pipeline stays as it is, its components shared but for schedulers.
 
@@ -76,14 +90,7 @@ def capture(pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any] | N
         TypeError: where the source of the pipeline is not understood.
         RuntimeError: where the call ends without its loop.
     """
-    source, copied = read(type(pipe)), copy.copy(pipe)
-    for name, scheduler in {**schedulers(pipe), **(exchanged or {})}.items():
-        object.__setattr__(copied, name, copy.deepcopy(scheduler))
-    for name, value in vars(pipe).items():
-        if name.startswith("_") and type(value) in (dict, list):  # what the call sets in them stays in the copy
-            object.__setattr__(copied, name, copy.copy(value))
-    object.__setattr__(copied, "_progress_bar_config", {"disable": True})
-    object.__setattr__(copied, "maybe_free_model_hooks", lambda: None)  # modules are handed back when a search ends
+    source, copied = read(type(pipe)), copied_pipe(pipe, exchanged or {})
     before, came, set_to = dict(vars(copied)), None, _processors(pipe)
     try:
         source.prepare(copied, **call)
@@ -299,3 +306,34 @@ def _set_processors(pipe: Any, to: Mapping[str, dict[str, Any]], now: Mapping[st
     for name in _changed({n: to.get(n, {}) for n in now}, now):
         if name in to:
             getattr(pipe, name).set_attn_processor(dict(to[name]))
+
+
+def tensors(made: Any) -> Tensor:
+    """A pipeline's pictures, videos or sounds, of whatever type, as float32 tensors with the channels before the sides."""
+    if isinstance(made, Tensor):
+        return made.float()
+    if isinstance(made, np.ndarray):
+        values = torch.from_numpy(made).float()
+        return values.movedim(-1, -3) if values.ndim >= 4 else values
+    if isinstance(made, list | tuple):
+        return torch.stack([tensors(each) for each in made])
+    pixels = np.asarray(made)  # a PIL picture
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    return torch.from_numpy(pixels.copy()).movedim(-1, -3).float() / 255
+
+
+@contextmanager
+def seeded(device: Any) -> Iterator[None]:
+    """Within, global generators are at seed 0; after it, where they were."""
+    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
+
+
+def fresh(generator: Any) -> torch.Generator:
+    """A generator that draws what this one is about to; by default, that of seed 0."""
+    if generator is None:
+        return torch.Generator().manual_seed(0)
+    made = torch.Generator(generator.device)
+    made.set_state(generator.get_state())
+    return made

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from ..core.contract import Prediction, Rng, map_tree
 from ..core.rng import move
 from ._check import refuse_what_differs
 from ._kernel import Kernel
-from ._replay import Draws, Frame, Layout, Replay, Step, capture, schedulers
+from ._replay import Draws, Frame, Layout, Replay, Step, capture, fresh, schedulers, seeded, tensors
 from ._rows import Growth, folded, growth
 from ._source import read
 from ._tables import Tables, exchanged, kernel_of
@@ -111,7 +110,7 @@ class AnyPipeline:
     def encode(self, prompts: list[str]) -> list[Replay]:
         """Prompts -> the pipeline's calls, left at their loop: one that takes rows of all, or one for each prompt."""
         if self._check:
-            refuse_what_differs(self._home, self.pipe, self._arguments(prompts[0], 1), self._exchanged)
+            refuse_what_differs(self.pipe, self._arguments(prompts[0], 1), self._exchanged, self._layout)
         frames = [self._frame(self._arguments(prompt, 1)) for prompt in prompts]
         together = Replay(frames, self._layout)
         return [together] if together.together() else [Replay([frame], self._layout) for frame in frames]
@@ -158,7 +157,7 @@ class AnyPipeline:
         """`[R, ...]` -> the pipeline's own output in [0, 1], float32: `[R, 3, H, W]`, videos `[R, F, 3, H, W]`."""
         if self._layout is None and len(x0) > 1:
             return torch.cat([self.decode(x0[r : r + 1]) for r in range(len(x0))])
-        made = _tensor(self._home.tail(x0)[0])
+        made = tensors(self._home.tail(x0)[0])
         if len(made) != len(x0):
             raise ValueError(f"{type(self.pipe).__name__} made {len(made)} outputs of {len(x0)} samples")
         return made
@@ -209,11 +208,11 @@ class AnyPipeline:
             call["prompt"] = [prompt] * rows if by_list else prompt
         if rows > 1 and not by_list:
             call[next(name for name in _COUNTS if name in self._parameters)] = rows
-        call["generator"] = _fresh(self._call.get("generator"))
+        call["generator"] = fresh(self._call.get("generator"))
         return {name: value for name, value in call.items() if name in self._parameters}
 
     def _frame(self, call: dict[str, Any], draws: Draws | None = None) -> Frame:
-        with torch.no_grad(), _seeded(self.pipe._execution_device), draws or nullcontext():
+        with torch.no_grad(), seeded(self.pipe._execution_device), draws or nullcontext():
             return capture(self.pipe, call, self._exchanged)
 
     def _state_of(self, frame: Frame, rows: int = 1) -> Tensor:
@@ -336,40 +335,9 @@ def _inside(kernel: Kernel, *values: Tensor) -> tuple[Tensor, ...]:
     return tuple(value.float() for value in values) if ours else values
 
 
-def _fresh(generator: Any) -> torch.Generator:
-    """A generator that draws what this one is about to; by default, that of seed 0."""
-    if generator is None:
-        return torch.Generator().manual_seed(0)
-    made = torch.Generator(generator.device)
-    made.set_state(generator.get_state())
-    return made
-
-
-@contextmanager
-def _seeded(device: Any) -> Iterator[None]:
-    """Within, global generators are at seed 0; after it, where they were."""
-    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
-        torch.manual_seed(0)
-        yield
-
-
 def _permuted(state: Tensor, noise: Tensor, dtype: torch.dtype) -> bool:
     """Whether the state is the noise in some order, as packing orders it, but for the rounding of the dtype."""
     if state.numel() != noise.numel():
         return False
     one, other = (value.float().flatten().sort().values for value in (state, noise.to(state.device)))
     return bool(((one - other).abs() <= 64 * torch.finfo(dtype).eps * (1 + other.abs())).all())
-
-
-def _tensor(made: Any) -> Tensor:
-    """A pipeline's pictures, videos or sounds, of whatever type, as float32 tensors with the channels before the sides."""
-    if isinstance(made, Tensor):
-        return made.float()
-    if isinstance(made, np.ndarray):
-        values = torch.from_numpy(made).float()
-        return values.movedim(-1, -3) if values.ndim >= 4 else values
-    if isinstance(made, list | tuple):
-        return torch.stack([_tensor(each) for each in made])
-    pixels = np.asarray(made)  # a PIL picture
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return torch.from_numpy(pixels.copy()).movedim(-1, -3).float() / 255

@@ -174,7 +174,8 @@ class Replay:
         """`x [R, ...]` at a level, `rows [R]` naming their calls -> what the scheduler would be given."""
         source = self.source
         space = self._space(tuple(rows), source.reads)
-        space[source.state], space[ITEM] = x.clone(), self.items[level]
+        given = x.clone()
+        space[source.state], space[ITEM] = given, self.items[level]
         for name in set(source.schedulers):
             self.levels.stand(getattr(self.pipe, name), level)
         with self._as_left(rows[0]):
@@ -185,8 +186,7 @@ class Replay:
                 arguments = bound(scheduler, asked)
                 needs = {name: space[name] for name in source.needs[asked.place] if name in space}
                 sample = arguments["sample"]
-                same = sample is space[source.state] and source.state not in needs
-                return Step(asked.place, arguments["model_output"], x if same else sample, needs, arguments)
+                return Step(asked.place, arguments["model_output"], x if sample is given else sample, needs, arguments)
         raise KeyboardInterrupt("the pipeline was interrupted: its loop took no step")
 
     def rest(self, made: Tensor, needs: Mapping[str, Any], place: int, level: int, rows: int, quiet: bool) -> Tensor:

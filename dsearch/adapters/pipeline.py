@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.contract import Prediction, Rng, map_tree
 from ..core.rng import move
-from ._check import refuse_what_differs
+from ._check import checked
 from ._kernel import Kernel
 from ._replay import Draws, Frame, Layout, Replay, Step, capture, fresh, schedulers, seeded, tensors
 from ._rows import Growth, folded, growth
@@ -109,8 +109,8 @@ class AnyPipeline:
 
     def encode(self, prompts: list[str]) -> list[Replay]:
         """Prompts -> the pipeline's calls, left at their loop: one that takes rows of all, or one for each prompt."""
-        if self._check:
-            refuse_what_differs(self.pipe, self._arguments(prompts[0], 1), self._exchanged, self._layout)
+        if self._check and not checked(self.pipe, self._arguments(prompts[0], 1), self._exchanged, self._layout):
+            self._layout = self._home.layout = None  # rows of one call are not those of several: one by one
         frames = [self._frame(self._arguments(prompt, 1)) for prompt in prompts]
         together = Replay(frames, self._layout)
         return [together] if together.together() else [Replay([frame], self._layout) for frame in frames]
@@ -173,6 +173,7 @@ class AnyPipeline:
         finally:
             object.__setattr__(self._home.pipe, "vae", before)
 
+    @torch.no_grad()
     def output(self, x0: Tensor, **changed: Any) -> Any:
         """What the pipeline itself returns for clean samples `[R, ...]`; `output_type` and the like can be changed."""
         if self._layout is None and len(x0) > 1:
@@ -240,7 +241,7 @@ class AnyPipeline:
         sigma = float(getattr(self._home.scheduler, "init_noise_sigma", 1.0))
         for noise in drawn:
             for scale in (1.0, sigma):
-                if _permuted(self._state, scale * noise, self._state.dtype):
+                if noise.numel() == self._state.numel() and _among(self._state, scale * noise, self._state.dtype):
                     return _Start(0.0, scale)
         laws = [law for k, noise in enumerate(drawn) if (law := self._law_of(k, noise)) is not None]
         if drawn and not laws:
@@ -256,7 +257,7 @@ class AnyPipeline:
         mean, shifted = (self._state_of(frame).float() for frame in frames)
         scale = shifted - mean
         moved = scale.abs() > 1e-6
-        if not moved.any() or not _permuted(((self._state.float() - mean) / scale)[moved], noise, self._state.dtype):
+        if not moved.any() or not _among(((self._state.float() - mean) / scale)[moved], noise, self._state.dtype):
             return None
         usual = float(scale.median())
         return _Start(mean, usual if bool(((scale - usual).abs() < 1e-4 * abs(usual)).all()) else scale)
@@ -335,9 +336,11 @@ def _inside(kernel: Kernel, *values: Tensor) -> tuple[Tensor, ...]:
     return tuple(value.float() for value in values) if ours else values
 
 
-def _permuted(state: Tensor, noise: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the state is the noise in some order, as packing orders it, but for the rounding of the dtype."""
-    if state.numel() != noise.numel():
+def _among(state: Tensor, noise: Tensor, dtype: torch.dtype) -> bool:
+    """Whether all numbers of the state are ones of the noise, in any order, but for the rounding of the dtype."""
+    if not state.numel() or state.numel() > noise.numel():
         return False
-    one, other = (value.float().flatten().sort().values for value in (state, noise.to(state.device)))
-    return bool(((one - other).abs() <= 64 * torch.finfo(dtype).eps * (1 + other.abs())).all())
+    seen, drawn = state.float().flatten(), noise.float().flatten().to(state.device).sort().values
+    at = torch.searchsorted(drawn, seen).clamp(1, max(1, len(drawn) - 1))
+    near = torch.minimum((drawn[at - 1] - seen).abs(), (drawn[at.clamp(max=len(drawn) - 1)] - seen).abs())
+    return bool((near <= 64 * torch.finfo(dtype).eps * (1 + seen.abs())).all())

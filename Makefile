@@ -16,7 +16,7 @@ ifdef COVERAGE
 COV := --cov --cov-report=term
 endif
 
-.PHONY: demo test test-slow test-dist coverage api lint format docs dist bench clean
+.PHONY: demo test test-slow test-dist coverage api lint format docs dist bench pipelines clean
 
 demo: .venv/.dev
 	$(BIN)/python -m dsearch demo --out demo-out
@@ -56,6 +56,9 @@ dist: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python benchmarks/throughput.py
+
+pipelines: .venv/.dev
+	$(BIN)/python benchmarks/pipelines.py --docs docs/pipelines.md
 
 clean:
 	rm -rf build dist site demo-out .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -17,6 +17,7 @@ from .core.tuning import Pilot, pilot
 
 # isort: split
 from . import distributed, methods  # last, so that a method's file may import any name above from `dsearch`
+from .drop_in import searching
 
 __version__ = "0.1.0"
 
@@ -51,4 +52,5 @@ __all__ = [
     "methods",
     "pilot",
     "search",
+    "searching",
 ]

@@ -66,7 +66,7 @@ class _Searching:
         prompt, generator = call.pop("prompt", None), call.get("generator")
         prompts: Sequence[str] = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
         count = next((call.pop(name) for name in _COUNTS if name in call), 1) or 1
-        returned = {name: call.pop(name) for name in ("output_type", "return_dict") if name in call}
+        returned: dict[str, Any] = {name: call.pop(name) for name in ("output_type", "return_dict") if name in call}
         if isinstance(generator, list | tuple):
             raise TypeError("give one generator: the noise of a search is keyed by it and the prompt's place")
         drawn = torch.randint(2**62, ()) if generator is None else None
@@ -80,5 +80,6 @@ class _Searching:
                 "let the method keep more"
             )
         defaults = inspect.signature(kind.__call__).parameters
-        given = {name: returned.get(name, p.default) for name, p in defaults.items() if name in ("output_type", "return_dict")}
-        return denoiser.output(result.latents[:, :count].flatten(0, 1), **given)
+        asked = [name for name in ("output_type", "return_dict") if name in defaults]
+        told = {name: returned.get(name, defaults[name].default) for name in asked}
+        return denoiser.output(result.latents[:, :count].flatten(0, 1), **told)

@@ -1,7 +1,7 @@
-"""Tiny pipelines of many families, made of their configuration classes without a download, with what a call of theirs takes.
+"""Tiny pipelines of many families, made of their configuration classes without a download.
 
-`FAMILIES[name]()` is (pipeline, arguments of a call, prompt apart). Text encoders that would need a tokenizer of their own
-are left out, and embeddings given in their place.
+`FAMILIES[name]()` is the pipeline and the arguments of a call, prompt apart. Text encoders that would need a
+tokenizer of their own are left out, and embeddings given in their place.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def made(kind: str, /, **settings: Any) -> Any:
     """A model of diffusers with random weights, the same in every run."""
     torch.manual_seed(11)
     model = getattr(diffusers, kind)(**settings).eval()
-    for name, weight in model.named_parameters():  # what is made zero would make a part that does nothing
+    for _, weight in model.named_parameters():  # what is made zero would make a part that does nothing
         if not weight.any() and weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.02)
     return model
@@ -59,6 +59,8 @@ def made(kind: str, /, **settings: Any) -> Any:
 def assembled(kind: str, /, **parts: Any) -> Any:
     """A pipeline of the parts that it takes; what is missing is None."""
     parameters = inspect.signature(getattr(diffusers, kind).__init__).parameters
+    if "PAG" in kind and hasattr(parts.get("transformer"), "config"):
+        parts["pag_applied_layers"] = ["blocks.0"]
     needed = {n for n, p in parameters.items() if n != "self" and p.default is p.empty and p.kind != p.VAR_KEYWORD}
     pipe = getattr(diffusers, kind)(**{**dict.fromkeys(needed), **{n: v for n, v in parts.items() if n in parameters}})
     pipe.set_progress_bar_config(disable=True)
@@ -98,7 +100,10 @@ def vision(**settings: Any) -> dict[str, Any]:
         CLIPVisionConfig(**{**config, "image_size": 16, "patch_size": 4, "projection_dim": 16, **settings})
     ).eval()
     size = {"height": 16, "width": 16}
-    return {"image_encoder": model, "feature_extractor": CLIPImageProcessorPil(crop_size=size, size={"shortest_edge": 16})}
+    return {
+        "image_encoder": model,
+        "feature_extractor": CLIPImageProcessorPil(crop_size=size, size={"shortest_edge": 16}),
+    }
 
 
 def flow(**settings: Any) -> Any:
@@ -137,20 +142,36 @@ def controlnet(**settings: Any) -> Any:
     )
 
 
-@family("StableDiffusionPipeline", "StableDiffusionPAGPipeline", "LatentConsistencyModelPipeline", "StableDiffusionPipelineSafe")
+@family(
+    "StableDiffusionPipeline",
+    "StableDiffusionPAGPipeline",
+    "LatentConsistencyModelPipeline",
+    "StableDiffusionPipelineSafe",
+)
 def _(kind: str) -> Any:
     more: dict[str, Any] = {}
     if kind == "LatentConsistencyModelPipeline":
-        more = {"scheduler": diffusers.LCMScheduler(**tiny.SD_BETAS), "unet": tiny.like(tiny.pipeline().unet, time_cond_proj_dim=8)}
+        more = {
+            "scheduler": diffusers.LCMScheduler(**tiny.SD_BETAS),
+            "unet": tiny.like(tiny.pipeline().unet, time_cond_proj_dim=8),
+        }
     return sd(kind, **more), STEPS
 
 
-@family("StableDiffusionImg2ImgPipeline", "StableDiffusionPAGImg2ImgPipeline", "LatentConsistencyModelImg2ImgPipeline", "CycleDiffusionPipeline")
+@family(
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionPAGImg2ImgPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
+    "CycleDiffusionPipeline",
+)
 def _(kind: str) -> Any:
     more: dict[str, Any] = {}
     call: dict[str, Any] = {"image": image(), "strength": 0.75, **STEPS}
     if kind == "LatentConsistencyModelImg2ImgPipeline":
-        more = {"scheduler": diffusers.LCMScheduler(**tiny.SD_BETAS), "unet": tiny.like(tiny.pipeline().unet, time_cond_proj_dim=8)}
+        more = {
+            "scheduler": diffusers.LCMScheduler(**tiny.SD_BETAS),
+            "unet": tiny.like(tiny.pipeline().unet, time_cond_proj_dim=8),
+        }
     if kind == "CycleDiffusionPipeline":
         call["source_prompt"] = "dog"
     return sd(kind, **more), call
@@ -168,12 +189,26 @@ def _(kind: str) -> Any:
 
 @family("StableDiffusionControlNetImg2ImgPipeline")
 def _(kind: str) -> Any:
-    return sd(kind, controlnet=controlnet()), {"image": image(), "control_image": image(seed=1), "strength": 0.75, "height": 16, "width": 16, **STEPS}
+    return sd(kind, controlnet=controlnet()), {
+        "image": image(),
+        "control_image": image(seed=1),
+        "strength": 0.75,
+        "height": 16,
+        "width": 16,
+        **STEPS,
+    }
 
 
 @family("StableDiffusionControlNetInpaintPipeline", "StableDiffusionControlNetPAGInpaintPipeline")
 def _(kind: str) -> Any:
-    call = {"image": image(), "control_image": image(seed=1), "mask_image": mask(), "height": 16, "width": 16, "strength": 1.0}
+    call = {
+        "image": image(),
+        "control_image": image(seed=1),
+        "mask_image": mask(),
+        "height": 16,
+        "width": 16,
+        "strength": 1.0,
+    }
     return sd(kind, controlnet=controlnet()), {**call, **STEPS}
 
 
@@ -186,7 +221,11 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     unet = tiny.like(tiny.pipeline().unet, in_channels=7, num_class_embeds=1000)
     low = diffusers.DDPMScheduler()
-    return sd(kind, unet=unet, low_res_scheduler=low, max_noise_level=350), {"image": image(8), "noise_level": 20, **STEPS}
+    return sd(kind, unet=unet, low_res_scheduler=low, max_noise_level=350), {
+        "image": image(8),
+        "noise_level": 20,
+        **STEPS,
+    }
 
 
 @family("StableDiffusionImageVariationPipeline")
@@ -213,7 +252,11 @@ def _(kind: str) -> Any:
 
 def animated(kind: str, **more: Any) -> Any:
     adapter = made(
-        "MotionAdapter", block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2
+        "MotionAdapter",
+        block_out_channels=(8, 16),
+        motion_layers_per_block=1,
+        motion_norm_num_groups=2,
+        motion_num_attention_heads=2,
     )
     return sd(kind, motion_adapter=adapter, **more)
 
@@ -225,13 +268,25 @@ def _(kind: str) -> Any:
 
 @family("AnimateDiffVideoToVideoPipeline")
 def _(kind: str) -> Any:
-    return animated(kind), {"video": [image(seed=k) for k in range(4)], "height": 16, "width": 16, "strength": 0.75, **STEPS}
+    return animated(kind), {
+        "video": [image(seed=k) for k in range(4)],
+        "height": 16,
+        "width": 16,
+        "strength": 0.75,
+        **STEPS,
+    }
 
 
 @family("AnimateDiffControlNetPipeline")
 def _(kind: str) -> Any:
     frames = [image(seed=k) for k in range(4)]
-    return animated(kind, controlnet=controlnet()), {"num_frames": 4, "conditioning_frames": frames, "height": 16, "width": 16, **STEPS}
+    return animated(kind, controlnet=controlnet()), {
+        "num_frames": 4,
+        "conditioning_frames": frames,
+        "height": 16,
+        "width": 16,
+        **STEPS,
+    }
 
 
 @family("PIAPipeline")
@@ -301,7 +356,14 @@ def _(kind: str) -> Any:
 
 @family("StableDiffusionXLControlNetInpaintPipeline")
 def _(kind: str) -> Any:
-    call = {"image": image(), "control_image": image(seed=1), "mask_image": mask(), "strength": 0.75, "height": 16, "width": 16}
+    call = {
+        "image": image(),
+        "control_image": image(seed=1),
+        "mask_image": mask(),
+        "strength": 0.75,
+        "height": 16,
+        "width": 16,
+    }
     return xl(kind, controlnet=xl_controlnet()), {**call, **STEPS}
 
 
@@ -314,7 +376,12 @@ def _(kind: str) -> Any:
 @family("AnimateDiffSDXLPipeline")
 def _(kind: str) -> Any:
     adapter = made(
-        "MotionAdapter", block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2, use_motion_mid_block=False
+        "MotionAdapter",
+        block_out_channels=(8, 16),
+        motion_layers_per_block=1,
+        motion_norm_num_groups=2,
+        motion_num_attention_heads=2,
+        use_motion_mid_block=False,
     )
     return xl(kind, motion_adapter=adapter), {"num_frames": 4, "height": 16, "width": 16, **STEPS}
 
@@ -329,7 +396,13 @@ def _(kind: str) -> Any:
 
 @family("StableDiffusion3Img2ImgPipeline", "StableDiffusion3PAGImg2ImgPipeline")
 def _(kind: str) -> Any:
-    return assembled(kind, **tiny.sd3().components), {"image": image(), "strength": 0.75, "height": 16, "width": 16, **STEPS}
+    return assembled(kind, **tiny.sd3().components), {
+        "image": image(),
+        "strength": 0.75,
+        "height": 16,
+        "width": 16,
+        **STEPS,
+    }
 
 
 @family("StableDiffusion3InpaintPipeline")
@@ -342,10 +415,24 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     net = made(
         "SD3ControlNetModel",
-        sample_size=8, patch_size=1, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4,
-        joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=32, out_channels=4, pos_embed_max_size=32,
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=32,
+        out_channels=4,
+        pos_embed_max_size=32,
     )
-    return assembled(kind, **tiny.sd3().components, controlnet=net), {"control_image": image(), "height": 16, "width": 16, **STEPS}
+    return assembled(kind, **tiny.sd3().components, controlnet=net), {
+        "control_image": image(),
+        "height": 16,
+        "width": 16,
+        **STEPS,
+    }
 
 
 # ---- FLUX ---------------------------------------------------------------------------------------------------
@@ -388,7 +475,13 @@ def _(kind: str) -> Any:
 
 @family("FluxControlInpaintPipeline")
 def _(kind: str) -> Any:
-    return flux(kind, 32), {"image": image(), "control_image": image(seed=1), "mask_image": mask(), "strength": 0.75, **SMALL}
+    return flux(kind, 32), {
+        "image": image(),
+        "control_image": image(seed=1),
+        "mask_image": mask(),
+        "strength": 0.75,
+        **SMALL,
+    }
 
 
 @family("FluxFillPipeline")
@@ -403,14 +496,28 @@ def _(kind: str) -> Any:
 
 @family("FluxKontextInpaintPipeline")
 def _(kind: str) -> Any:
-    return flux(kind), {"image": image(), "mask_image": mask(), "strength": 0.75, "_auto_resize": False, "max_area": 256, **SMALL}
+    return flux(kind), {
+        "image": image(),
+        "mask_image": mask(),
+        "strength": 0.75,
+        "_auto_resize": False,
+        "max_area": 256,
+        **SMALL,
+    }
 
 
 def flux_controlnet() -> Any:
     return made(
         "FluxControlNetModel",
-        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=16, axes_dims_rope=[4, 4, 8],
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        axes_dims_rope=[4, 4, 8],
     )
 
 
@@ -421,7 +528,12 @@ def _(kind: str) -> Any:
 
 @family("FluxControlNetImg2ImgPipeline")
 def _(kind: str) -> Any:
-    return flux(kind, controlnet=flux_controlnet()), {"image": image(), "control_image": image(seed=1), "strength": 0.75, **SMALL}
+    return flux(kind, controlnet=flux_controlnet()), {
+        "image": image(),
+        "control_image": image(seed=1),
+        "strength": 0.75,
+        **SMALL,
+    }
 
 
 @family("FluxControlNetInpaintPipeline")
@@ -434,8 +546,16 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     transformer = made(
         "ChromaTransformer2DModel",
-        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_hidden_dim=32, approximator_layers=1,
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        approximator_hidden_dim=32,
+        approximator_layers=1,
         approximator_num_channels=16,
     )
     vae = tiny.flux().vae
@@ -444,20 +564,34 @@ def _(kind: str) -> Any:
         call |= {"image": image(), "strength": 0.75}
     if "Inpaint" in kind:
         call |= {"mask_image": mask()}
-    return assembled(kind, transformer=transformer, vae=vae, text_encoder=t5(), tokenizer=tiny.tokenizer(), scheduler=flow()), call
+    return assembled(
+        kind, transformer=transformer, vae=vae, text_encoder=t5(), tokenizer=tiny.tokenizer(), scheduler=flow()
+    ), call
 
 
 @family("Flux2Pipeline", "Flux2KleinPipeline")
 def _(kind: str) -> Any:
     transformer = made(
         "Flux2Transformer2DModel",
-        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, axes_dims_rope=[4, 4, 4, 4], timestep_guidance_channels=16,
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=[4, 4, 4, 4],
+        timestep_guidance_channels=16,
     )
     vae = made(
         "AutoencoderKLFlux2",
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 8),
-        layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
     )
     call = {"prompt_embeds": embeds(1, 7, 32), "height": 16, "width": 16, **STEPS}
     if "Klein" in kind:
@@ -470,23 +604,40 @@ def _(kind: str) -> Any:
 
 def qwen_vae() -> Any:
     return made(
-        "AutoencoderKLQwenImage", base_dim=12, z_dim=4, dim_mult=[1, 2, 4], num_res_blocks=1, temperal_downsample=[False, True],
-        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+        "AutoencoderKLQwenImage",
+        base_dim=12,
+        z_dim=4,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
     )
 
 
 def qwen_transformer(kind: str = "QwenImageTransformer2DModel", **more: Any) -> Any:
     settings = {
-        "patch_size": 2, "in_channels": 16, "out_channels": 4, "num_layers": 1, "attention_head_dim": 16,
-        "num_attention_heads": 2, "joint_attention_dim": 16, "axes_dims_rope": (8, 4, 4),
+        "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 4,
+        "num_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 16,
+        "axes_dims_rope": (8, 4, 4),
     }
     return made(kind, **{**settings, **more})
 
 
 QWEN = {
-    "prompt_embeds": embeds(1, 7, 16), "prompt_embeds_mask": torch.ones(1, 7, dtype=torch.long),
-    "negative_prompt_embeds": embeds(1, 7, 16, seed=6), "negative_prompt_embeds_mask": torch.ones(1, 7, dtype=torch.long),
-    "true_cfg_scale": 2.0, "height": 16, "width": 16, **STEPS,
+    "prompt_embeds": embeds(1, 7, 16),
+    "prompt_embeds_mask": torch.ones(1, 7, dtype=torch.long),
+    "negative_prompt_embeds": embeds(1, 7, 16, seed=6),
+    "negative_prompt_embeds_mask": torch.ones(1, 7, dtype=torch.long),
+    "true_cfg_scale": 2.0,
+    "height": 16,
+    "width": 16,
+    **STEPS,
 }
 
 
@@ -510,20 +661,39 @@ def _(kind: str) -> Any:
 @family("QwenImageControlNetPipeline")
 def _(kind: str) -> Any:
     net = qwen_transformer("QwenImageControlNetModel")
-    return assembled(kind, transformer=qwen_transformer(), vae=qwen_vae(), scheduler=flow(), controlnet=net), {**QWEN, "control_image": image()}
+    return assembled(kind, transformer=qwen_transformer(), vae=qwen_vae(), scheduler=flow(), controlnet=net), {
+        **QWEN,
+        "control_image": image(),
+    }
 
 
 @family("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline")
 def _(kind: str) -> Any:
     transformer = made(
         "ZImageTransformer2DModel",
-        all_patch_size=(2,), all_f_patch_size=(1,), in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2,
-        n_kv_heads=2, norm_eps=1e-5, qk_norm=True, cap_feat_dim=16, rope_theta=256.0, t_scale=1000.0, axes_dims=[8, 4, 4],
+        all_patch_size=(2,),
+        all_f_patch_size=(1,),
+        in_channels=4,
+        dim=32,
+        n_layers=1,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        norm_eps=1e-5,
+        qk_norm=True,
+        cap_feat_dim=16,
+        rope_theta=256.0,
+        t_scale=1000.0,
+        axes_dims=[8, 4, 4],
         axes_lens=[256, 32, 32],
     )
     call: dict[str, Any] = {
-        "prompt_embeds": [embeds(7, 16)], "negative_prompt_embeds": [embeds(5, 16, seed=6)], "height": 16, "width": 16,
-        "guidance_scale": 2.0, **STEPS,
+        "prompt_embeds": [embeds(7, 16)],
+        "negative_prompt_embeds": [embeds(5, 16, seed=6)],
+        "height": 16,
+        "width": 16,
+        "guidance_scale": 2.0,
+        **STEPS,
     }
     if kind != "ZImagePipeline":
         call |= {"image": image(), "strength": 0.75}
@@ -536,20 +706,48 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     transformer = made(
         "PixArtTransformer2DModel",
-        sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=32,
-        in_channels=4, cross_attention_dim=24, out_channels=8, num_embeds_ada_norm=1000,
+        sample_size=8,
+        num_layers=1,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=3,
+        caption_channels=32,
+        in_channels=4,
+        cross_attention_dim=24,
+        out_channels=8,
+        num_embeds_ada_norm=1000,
     )
     scheduler = diffusers.DDIMScheduler(**tiny.SD_DDIM)
-    call = {"height": 16, "width": 16, "use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 16, **STEPS}
-    parts = {"transformer": transformer, "vae": tiny.pipeline().vae, "text_encoder": t5(), "tokenizer": tiny.tokenizer()}
+    call = {
+        "height": 16,
+        "width": 16,
+        "use_resolution_binning": False,
+        "clean_caption": False,
+        "max_sequence_length": 16,
+        **STEPS,
+    }
+    parts = {
+        "transformer": transformer,
+        "vae": tiny.pipeline().vae,
+        "text_encoder": t5(),
+        "tokenizer": tiny.tokenizer(),
+    }
     return assembled(kind, **parts, scheduler=scheduler), call
 
 
 def sana(kind: str = "SanaTransformer2DModel", **more: Any) -> Any:
     settings = {
-        "patch_size": 1, "in_channels": 4, "out_channels": 4, "num_layers": 1, "num_attention_heads": 2,
-        "attention_head_dim": 4, "num_cross_attention_heads": 2, "cross_attention_head_dim": 4, "cross_attention_dim": 8,
-        "caption_channels": 16, "sample_size": 8,
+        "patch_size": 1,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 1,
+        "num_attention_heads": 2,
+        "attention_head_dim": 4,
+        "num_cross_attention_heads": 2,
+        "cross_attention_head_dim": 4,
+        "cross_attention_dim": 8,
+        "caption_channels": 16,
+        "sample_size": 8,
     }
     return made(kind, **{**settings, **more})
 
@@ -557,19 +755,37 @@ def sana(kind: str = "SanaTransformer2DModel", **more: Any) -> Any:
 def dc() -> Any:
     return made(
         "AutoencoderDC",
-        in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8), encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
-        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), downsample_block_type="conv",
-        upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.4,
+        in_channels=3,
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        scaling_factor=0.4,
     )
 
 
 @family("SanaPipeline", "SanaPAGPipeline")
 def _(kind: str) -> Any:
     call = {
-        "prompt_embeds": embeds(1, 7, 16), "prompt_attention_mask": torch.ones(1, 7), "negative_prompt_embeds": embeds(1, 7, 16, seed=6),
-        "negative_prompt_attention_mask": torch.ones(1, 7), "height": 32, "width": 32, "use_resolution_binning": False, **STEPS,
+        "prompt_embeds": embeds(1, 7, 16),
+        "prompt_attention_mask": torch.ones(1, 7),
+        "negative_prompt_embeds": embeds(1, 7, 16, seed=6),
+        "negative_prompt_attention_mask": torch.ones(1, 7),
+        "negative_prompt": None,
+        "height": 32,
+        "width": 32,
+        "use_resolution_binning": False,
+        **STEPS,
     }
     return assembled(kind, transformer=sana(), vae=dc(), scheduler=flow()), call
 
@@ -577,8 +793,12 @@ def _(kind: str) -> Any:
 @family("SanaSprintPipeline")
 def _(kind: str) -> Any:
     call = {
-        "prompt_embeds": embeds(1, 7, 16), "prompt_attention_mask": torch.ones(1, 7), "height": 32, "width": 32,
-        "use_resolution_binning": False, "num_inference_steps": 2,
+        "prompt_embeds": embeds(1, 7, 16),
+        "prompt_attention_mask": torch.ones(1, 7),
+        "height": 32,
+        "width": 32,
+        "use_resolution_binning": False,
+        "num_inference_steps": 2,
     }
     return assembled(kind, transformer=sana(guidance_embeds=True), vae=dc(), scheduler=diffusers.SCMScheduler()), call
 
@@ -587,8 +807,17 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     transformer = made(
         "AuraFlowTransformer2DModel",
-        sample_size=8, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
-        num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=32, out_channels=4, pos_embed_max_size=64,
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=32,
+        out_channels=4,
+        pos_embed_max_size=64,
     )
     parts = {"text_encoder": t5(), "tokenizer": tiny.tokenizer(), "vae": tiny.pipeline().vae}
     return assembled(kind, transformer=transformer, scheduler=flow(), **parts), {"height": 16, "width": 16, **STEPS}
@@ -598,13 +827,27 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     transformer = made(
         "Lumina2Transformer2DModel",
-        sample_size=8, patch_size=2, in_channels=4, hidden_size=8, num_layers=1, num_attention_heads=1, num_kv_heads=1,
-        multiple_of=16, norm_eps=1e-5, scaling_factor=1.0, axes_dim_rope=[4, 2, 2], cap_feat_dim=16,
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=8,
+        num_layers=1,
+        num_attention_heads=1,
+        num_kv_heads=1,
+        multiple_of=16,
+        norm_eps=1e-5,
+        scaling_factor=1.0,
+        axes_dim_rope=[4, 2, 2],
+        cap_feat_dim=16,
     )
     call = {
-        "prompt_embeds": embeds(1, 7, 16), "prompt_attention_mask": torch.ones(1, 7, dtype=torch.bool),
-        "negative_prompt_embeds": embeds(1, 7, 16, seed=6), "negative_prompt_attention_mask": torch.ones(1, 7, dtype=torch.bool),
-        "height": 16, "width": 16, **STEPS,
+        "prompt_embeds": embeds(1, 7, 16),
+        "prompt_attention_mask": torch.ones(1, 7, dtype=torch.bool),
+        "negative_prompt_embeds": embeds(1, 7, 16, seed=6),
+        "negative_prompt_attention_mask": torch.ones(1, 7, dtype=torch.bool),
+        "height": 16,
+        "width": 16,
+        **STEPS,
     }
     return assembled(kind, transformer=transformer, vae=tiny.flux().vae, scheduler=flow()), call
 
@@ -614,11 +857,31 @@ def _(kind: str) -> Any:
     name = "CogView4Transformer2DModel" if "4" in kind else "CogView3PlusTransformer2DModel"
     more = {} if "4" in kind else {"pos_embed_max_size": 8}
     transformer = made(
-        name, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=4, num_attention_heads=4, out_channels=4,
-        text_embed_dim=32, time_embed_dim=8, condition_dim=4, sample_size=8, **more,
+        name,
+        patch_size=2,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=4,
+        num_attention_heads=4,
+        out_channels=4,
+        text_embed_dim=32,
+        time_embed_dim=8,
+        condition_dim=4,
+        sample_size=8,
+        **more,
     )
-    call = {"prompt_embeds": embeds(1, 16, 32), "negative_prompt_embeds": embeds(1, 16, 32, seed=6), "height": 16, "width": 16, **STEPS}
-    scheduler = flow(use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75) if "4" in kind else diffusers.CogVideoXDDIMScheduler()
+    call = {
+        "prompt_embeds": embeds(1, 16, 32),
+        "negative_prompt_embeds": embeds(1, 16, 32, seed=6),
+        "height": 16,
+        "width": 16,
+        **STEPS,
+    }
+    scheduler = (
+        flow(use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75)
+        if "4" in kind
+        else diffusers.CogVideoXDDIMScheduler()
+    )
     return assembled(kind, transformer=transformer, vae=tiny.pipeline().vae, scheduler=scheduler), call
 
 
@@ -626,9 +889,19 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     transformer = made(
         "HunyuanDiT2DModel",
-        sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, in_channels=4,
-        cross_attention_dim=32, cross_attention_dim_t5=32, pooled_projection_dim=16, hidden_size=24,
-        activation_fn="gelu-approximate", text_len=7, text_len_t5=7,
+        sample_size=8,
+        num_layers=2,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=3,
+        in_channels=4,
+        cross_attention_dim=32,
+        cross_attention_dim_t5=32,
+        pooled_projection_dim=16,
+        hidden_size=24,
+        activation_fn="gelu-approximate",
+        text_len=7,
+        text_len_t5=7,
     )
     call: dict[str, Any] = {"height": 16, "width": 16, "use_resolution_binning": False, **STEPS}
     for sign in ("", "negative_"):
@@ -642,22 +915,46 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     transformer = made(
         "BriaTransformer2DModel",
-        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=None, axes_dims_rope=[0, 4, 4],
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=None,
+        axes_dims_rope=[0, 4, 4],
     )
     parts = {"text_encoder": t5(), "tokenizer": tiny.tokenizer(), "vae": tiny.flux().vae}
-    return assembled(kind, transformer=transformer, scheduler=flow(), **parts), {"height": 16, "width": 16, "max_sequence_length": 16, **STEPS}
+    return assembled(kind, transformer=transformer, scheduler=flow(), **parts), {
+        "height": 16,
+        "width": 16,
+        "max_sequence_length": 16,
+        **STEPS,
+    }
 
 
 @family("DiTPipeline")
 def _(kind: str) -> Any:
     transformer = made(
         "DiTTransformer2DModel",
-        sample_size=8, num_layers=1, patch_size=4, attention_head_dim=8, num_attention_heads=2, in_channels=4,
-        out_channels=8, attention_bias=True, activation_fn="gelu-approximate", num_embeds_ada_norm=1001,
-        norm_type="ada_norm_zero", norm_elementwise_affine=False,
+        sample_size=8,
+        num_layers=1,
+        patch_size=4,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        in_channels=4,
+        out_channels=8,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1001,
+        norm_type="ada_norm_zero",
+        norm_elementwise_affine=False,
     )
-    return assembled(kind, transformer=transformer, vae=tiny.pipeline().vae, scheduler=diffusers.DDIMScheduler()), {"class_labels": [1], **STEPS}
+    return assembled(kind, transformer=transformer, vae=tiny.pipeline().vae, scheduler=diffusers.DDIMScheduler()), {
+        "class_labels": [1],
+        **STEPS,
+    }
 
 
 @family("DDPMPipeline", "DDIMPipeline")
@@ -666,24 +963,52 @@ def _(kind: str) -> Any:
     return assembled(kind, unet=tiny.pixels(), scheduler=scheduler), STEPS
 
 
-@family("KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline", "KandinskyV22ControlnetPipeline")
+@family(
+    "KandinskyV22Pipeline",
+    "KandinskyV22Img2ImgPipeline",
+    "KandinskyV22InpaintPipeline",
+    "KandinskyV22ControlnetPipeline",
+)
 def _(kind: str) -> Any:
     channels = 9 if "Inpaint" in kind else 8 if "Control" in kind else 4
     hint = {"addition_embed_type": "image_hint"} if "Control" in kind else {"addition_embed_type": "image"}
     unet = made(
         "UNet2DConditionModel",
-        sample_size=8, in_channels=channels, out_channels=8, block_out_channels=(32, 64), layers_per_block=1,
+        sample_size=8,
+        in_channels=channels,
+        out_channels=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        encoder_hid_dim=16, encoder_hid_dim_type="image_proj", cross_attention_dim=16, attention_head_dim=4,
-        resnet_time_scale_shift="scale_shift", **hint,
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        encoder_hid_dim=16,
+        encoder_hid_dim_type="image_proj",
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        resnet_time_scale_shift="scale_shift",
+        **hint,
     )
     movq = made(
-        "VQModel", block_out_channels=[8, 8], down_block_types=["DownEncoderBlock2D"] * 2, in_channels=3, latent_channels=4,
-        layers_per_block=1, norm_num_groups=4, norm_type="spatial", num_vq_embeddings=12, out_channels=3,
-        up_block_types=["AttnUpDecoderBlock2D"] * 2, vq_embed_dim=4,
+        "VQModel",
+        block_out_channels=[32, 32],
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        in_channels=3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_type="spatial",
+        num_vq_embeddings=12,
+        out_channels=3,
+        up_block_types=["AttnUpDecoderBlock2D"] * 2,
+        vq_embed_dim=4,
     )
-    call = {"image_embeds": embeds(1, 16), "negative_image_embeds": embeds(1, 16, seed=6), "height": 64, "width": 64, **STEPS}
+    call = {
+        "image_embeds": embeds(1, 16),
+        "negative_image_embeds": embeds(1, 16, seed=6),
+        "height": 64,
+        "width": 64,
+        **STEPS,
+    }
     if "Img2Img" in kind or "Inpaint" in kind:
         call["image"] = image(64)
     if "Img2Img" in kind:
@@ -699,15 +1024,35 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     unet = made(
         "UNet2DConditionModel",
-        sample_size=8, layers_per_block=1, block_out_channels=[8, 16], norm_num_groups=4, in_channels=3, out_channels=6,
-        down_block_types=["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"], mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=["SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"], cross_attention_dim=32, encoder_hid_dim=32,
-        attention_head_dim=4, addition_embed_type="text", addition_embed_type_num_heads=2, cross_attention_norm="group_norm",
-        resnet_time_scale_shift="scale_shift", act_fn="gelu", class_embed_type=None, time_embedding_act_fn="gelu", resnet_skip_time_act=True,
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=[8, 16],
+        norm_num_groups=4,
+        in_channels=3,
+        out_channels=6,
+        down_block_types=["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"],
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=["SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"],
+        cross_attention_dim=32,
+        encoder_hid_dim=32,
+        attention_head_dim=4,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        cross_attention_norm="group_norm",
+        resnet_time_scale_shift="scale_shift",
+        act_fn="gelu",
+        class_embed_type=None,
+        time_embedding_act_fn="gelu",
+        resnet_skip_time_act=True,
     )
     scheduler = diffusers.DDPMScheduler(
-        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", thresholding=True, dynamic_thresholding_ratio=0.95,
-        sample_max_value=1.0, prediction_type="epsilon", variance_type="learned_range",
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        thresholding=True,
+        dynamic_thresholding_ratio=0.95,
+        sample_max_value=1.0,
+        prediction_type="epsilon",
+        variance_type="learned_range",
     )
     call: dict[str, Any] = {**STEPS}
     if kind == "IFPipeline":
@@ -727,11 +1072,22 @@ def _(kind: str) -> Any:
     (text,) = tiny._texts(CLIPTextModelWithProjection)
     decoder = made(
         "StableCascadeUNet",
-        in_channels=4, out_channels=4, conditioning_dim=16, block_out_channels=[8, 8, 16, 16], num_attention_heads=[-1, -1, 2, 2],
-        down_num_layers_per_block=[1, 1, 1, 1], up_num_layers_per_block=[1, 1, 1, 1], down_blocks_repeat_mappers=[1, 1, 1, 1],
-        up_blocks_repeat_mappers=[1, 1, 1, 1], block_types_per_layer=[["SDCascadeResBlock", "SDCascadeTimestepBlock"]] * 2
+        in_channels=4,
+        out_channels=4,
+        conditioning_dim=16,
+        block_out_channels=[8, 8, 16, 16],
+        num_attention_heads=[-1, -1, 2, 2],
+        down_num_layers_per_block=[1, 1, 1, 1],
+        up_num_layers_per_block=[1, 1, 1, 1],
+        down_blocks_repeat_mappers=[1, 1, 1, 1],
+        up_blocks_repeat_mappers=[1, 1, 1, 1],
+        block_types_per_layer=[["SDCascadeResBlock", "SDCascadeTimestepBlock"]] * 2
         + [["SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"]] * 2,
-        switch_level=None, clip_text_pooled_in_channels=16, dropout=[0.0] * 4, effnet_in_channels=4, pixel_mapper_in_channels=3,
+        switch_level=None,
+        clip_text_pooled_in_channels=16,
+        dropout=[0.0] * 4,
+        effnet_in_channels=4,
+        pixel_mapper_in_channels=3,
         timestep_ratio_embedding_dim=16,
     )
     from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel
@@ -748,14 +1104,31 @@ def _(kind: str) -> Any:
     (text,) = tiny._texts(CLIPTextModelWithProjection)
     prior = made(
         "StableCascadeUNet",
-        in_channels=16, out_channels=16, conditioning_dim=16, block_out_channels=[8, 16], num_attention_heads=[2, 2],
-        down_num_layers_per_block=[1, 1], up_num_layers_per_block=[1, 1], down_blocks_repeat_mappers=[1, 1],
-        up_blocks_repeat_mappers=[1, 1], block_types_per_layer=[["SDCascadeResBlock", "SDCascadeTimestepBlock"]] * 2, switch_level=[False],
-        clip_text_in_channels=16, clip_text_pooled_in_channels=16, clip_image_in_channels=16, clip_seq=2, dropout=[0.1, 0.1],
+        in_channels=16,
+        out_channels=16,
+        conditioning_dim=16,
+        block_out_channels=[8, 16],
+        num_attention_heads=[2, 2],
+        down_num_layers_per_block=[1, 1],
+        up_num_layers_per_block=[1, 1],
+        down_blocks_repeat_mappers=[1, 1],
+        up_blocks_repeat_mappers=[1, 1],
+        block_types_per_layer=[["SDCascadeResBlock", "SDCascadeTimestepBlock"]] * 2,
+        switch_level=[False],
+        clip_text_in_channels=16,
+        clip_text_pooled_in_channels=16,
+        clip_image_in_channels=16,
+        clip_seq=2,
+        dropout=[0.1, 0.1],
         timestep_ratio_embedding_dim=16,
     )
     parts = {"prior": prior, "text_encoder": text, "tokenizer": tiny.tokenizer()}
-    return assembled(kind, **parts, scheduler=diffusers.DDPMWuerstchenScheduler()), {"height": 64, "width": 64, "guidance_scale": 2.0, "num_inference_steps": 4}
+    return assembled(kind, **parts, scheduler=diffusers.DDPMWuerstchenScheduler()), {
+        "height": 64,
+        "width": 64,
+        "guidance_scale": 2.0,
+        "num_inference_steps": 4,
+    }
 
 
 # ---- video --------------------------------------------------------------------------------------------------
@@ -766,15 +1139,31 @@ CLIP9 = {"height": 16, "width": 16, "num_frames": 9, **STEPS}
 
 def wan_transformer(kind: str = "WanTransformer3DModel", **more: Any) -> Any:
     settings = {
-        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 16, "out_channels": 16,
-        "text_dim": 32, "freq_dim": 16, "ffn_dim": 32, "num_layers": 1, "cross_attn_norm": True,
-        "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 32,
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": 16,
+        "out_channels": 16,
+        "text_dim": 32,
+        "freq_dim": 16,
+        "ffn_dim": 32,
+        "num_layers": 1,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "rope_max_seq_len": 32,
     }
     return made(kind, **{**settings, **more})
 
 
 def wan_vae() -> Any:
-    return made("AutoencoderKLWan", base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True])
+    return made(
+        "AutoencoderKLWan",
+        base_dim=3,
+        z_dim=16,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+    )
 
 
 def wan(kind: str, scheduler: Any = None, **more: Any) -> Any:
@@ -789,7 +1178,9 @@ def _(kind: str) -> Any:
 
 @family("WanVideoToVideoPipeline")
 def _(kind: str) -> Any:
-    scheduler = diffusers.UniPCMultistepScheduler(flow_shift=3.0, prediction_type="flow_prediction", use_flow_sigmas=True)
+    scheduler = diffusers.UniPCMultistepScheduler(
+        flow_shift=3.0, prediction_type="flow_prediction", use_flow_sigmas=True
+    )
     call = {n: v for n, v in CLIP9.items() if n != "num_frames"}
     return wan(kind, scheduler), {**call, "video": [image(seed=k) for k in range(9)], "strength": 0.75, **WAN}
 
@@ -809,30 +1200,55 @@ def _(kind: str) -> Any:
 @family("SkyReelsV2Pipeline", "SkyReelsV2ImageToVideoPipeline")
 def _(kind: str) -> Any:
     channels = 36 if "Image" in kind else 16
-    transformer = wan_transformer("SkyReelsV2Transformer3DModel", in_channels=channels, num_frame_per_block=1, inject_sample_info=False)
+    transformer = wan_transformer(
+        "SkyReelsV2Transformer3DModel", in_channels=channels, num_frame_per_block=1, inject_sample_info=False
+    )
     call: dict[str, Any] = {**CLIP9, **WAN}
     if "Image" in kind:
         call["image"] = image()
-    scheduler = diffusers.UniPCMultistepScheduler(flow_shift=8.0, use_flow_sigmas=True, prediction_type="flow_prediction")
+    scheduler = diffusers.UniPCMultistepScheduler(
+        flow_shift=8.0, use_flow_sigmas=True, prediction_type="flow_prediction"
+    )
     return wan(kind, scheduler, transformer=transformer), call
 
 
 def ltx(kind: str) -> Any:
     transformer = made(
         "LTXVideoTransformer3DModel",
-        in_channels=8, out_channels=8, patch_size=1, patch_size_t=1, num_attention_heads=4, attention_head_dim=8,
-        cross_attention_dim=32, num_layers=1, caption_channels=32,
+        in_channels=8,
+        out_channels=8,
+        patch_size=1,
+        patch_size_t=1,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        num_layers=1,
+        caption_channels=32,
     )
     vae = made(
         "AutoencoderKLLTXVideo",
-        in_channels=3, out_channels=3, latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
-        layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1, 1), spatio_temporal_scaling=(True, True, False, False),
-        decoder_spatio_temporal_scaling=(True, True, False, False), decoder_inject_noise=(False,) * 5,
-        upsample_residual=(False,) * 4, upsample_factor=(1,) * 4, timestep_conditioning=False, patch_size=1, patch_size_t=1,
-        encoder_causal=True, decoder_causal=False,
+        in_channels=3,
+        out_channels=3,
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, False, False),
+        decoder_spatio_temporal_scaling=(True, True, False, False),
+        decoder_inject_noise=(False,) * 5,
+        upsample_residual=(False,) * 4,
+        upsample_factor=(1,) * 4,
+        timestep_conditioning=False,
+        patch_size=1,
+        patch_size_t=1,
+        encoder_causal=True,
+        decoder_causal=False,
     )
     vae.use_framewise_encoding = vae.use_framewise_decoding = False
-    return assembled(kind, transformer=transformer, vae=vae, text_encoder=t5(), tokenizer=tiny.tokenizer(), scheduler=flow())
+    return assembled(
+        kind, transformer=transformer, vae=vae, text_encoder=t5(), tokenizer=tiny.tokenizer(), scheduler=flow()
+    )
 
 
 @family("LTXPipeline")
@@ -848,14 +1264,33 @@ def _(kind: str) -> Any:
 def cog(kind: str, channels: int = 4) -> Any:
     transformer = made(
         "CogVideoXTransformer3DModel",
-        num_attention_heads=4, attention_head_dim=8, in_channels=channels, out_channels=4, time_embed_dim=2, text_embed_dim=32,
-        num_layers=1, sample_width=2, sample_height=2, sample_frames=9, patch_size=2, temporal_compression_ratio=4,
-        max_text_seq_length=16, use_rotary_positional_embeddings=channels == 8, use_learned_positional_embeddings=False,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        in_channels=channels,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=32,
+        num_layers=1,
+        sample_width=2,
+        sample_height=2,
+        sample_frames=9,
+        patch_size=2,
+        temporal_compression_ratio=4,
+        max_text_seq_length=16,
+        use_rotary_positional_embeddings=channels == 8,
+        use_learned_positional_embeddings=False,
     )
     vae = made(
         "AutoencoderKLCogVideoX",
-        in_channels=3, out_channels=3, down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2, temporal_compression_ratio=4,
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        temporal_compression_ratio=4,
     )
     parts = {"text_encoder": t5(), "tokenizer": tiny.tokenizer(), "scheduler": diffusers.DDIMScheduler()}
     return assembled(kind, transformer=transformer, vae=vae, **parts)
@@ -881,18 +1316,39 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     transformer = made(
         "HunyuanVideoTransformer3DModel",
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=1, num_single_layers=1,
-        num_refiner_layers=1, patch_size=1, patch_size_t=1, guidance_embeds=True, text_embed_dim=16, pooled_projection_dim=8,
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        patch_size=1,
+        patch_size_t=1,
+        guidance_embeds=True,
+        text_embed_dim=16,
+        pooled_projection_dim=8,
         rope_axes_dim=(2, 4, 4),
     )
     vae = made(
         "AutoencoderKLHunyuanVideo",
-        in_channels=3, out_channels=3, latent_channels=4, down_block_types=("HunyuanVideoDownBlock3D",) * 4,
-        up_block_types=("HunyuanVideoUpBlock3D",) * 4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
-        scaling_factor=0.476986, spatial_compression_ratio=8, temporal_compression_ratio=4,
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 4,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.476986,
+        spatial_compression_ratio=8,
+        temporal_compression_ratio=4,
     )
     call = {
-        "prompt_embeds": embeds(1, 7, 16), "prompt_attention_mask": torch.ones(1, 7), "pooled_prompt_embeds": embeds(1, 8), **CLIP9,
+        "prompt_embeds": embeds(1, 7, 16),
+        "prompt_attention_mask": torch.ones(1, 7),
+        "pooled_prompt_embeds": embeds(1, 8),
+        **CLIP9,
     }
     return assembled(kind, transformer=transformer, vae=vae, scheduler=flow()), call
 
@@ -901,35 +1357,75 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     transformer = made(
         "MochiTransformer3DModel",
-        patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=2, pooled_projection_dim=16, in_channels=12,
-        qk_norm="rms_norm", text_embed_dim=32, time_embed_dim=4, activation_fn="swiglu", max_sequence_length=16,
+        patch_size=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        pooled_projection_dim=16,
+        in_channels=12,
+        qk_norm="rms_norm",
+        text_embed_dim=32,
+        time_embed_dim=4,
+        activation_fn="swiglu",
+        max_sequence_length=16,
     )
     vae = made(
         "AutoencoderKLMochi",
-        latent_channels=12, out_channels=3, encoder_block_out_channels=(32, 32, 32, 32),
-        decoder_block_out_channels=(32, 32, 32, 32), layers_per_block=(1, 1, 1, 1, 1),
+        latent_channels=12,
+        out_channels=3,
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
     )
-    parts = {"text_encoder": t5(), "tokenizer": tiny.tokenizer(), "scheduler": diffusers.FlowMatchEulerDiscreteScheduler()}
-    return assembled(kind, transformer=transformer, vae=vae, **parts), {**CLIP9, "num_frames": 7, "max_sequence_length": 16}
+    parts = {
+        "text_encoder": t5(),
+        "tokenizer": tiny.tokenizer(),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(),
+    }
+    return assembled(kind, transformer=transformer, vae=vae, **parts), {
+        **CLIP9,
+        "num_frames": 7,
+        "max_sequence_length": 16,
+    }
 
 
 @family("StableVideoDiffusionPipeline")
 def _(kind: str) -> Any:
     unet = made(
         "UNetSpatioTemporalConditionModel",
-        block_out_channels=(32, 64), layers_per_block=1, sample_size=8, in_channels=8, out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        sample_size=8,
+        in_channels=8,
+        out_channels=4,
         down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), cross_attention_dim=16,
-        num_attention_heads=8, projection_class_embeddings_input_dim=96, addition_time_embed_dim=32,
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        cross_attention_dim=16,
+        num_attention_heads=8,
+        projection_class_embeddings_input_dim=96,
+        addition_time_embed_dim=32,
     )
     vae = made(
         "AutoencoderKLTemporalDecoder",
-        block_out_channels=[32, 64], in_channels=3, out_channels=3, down_block_types=["DownEncoderBlock2D"] * 2, latent_channels=4,
+        block_out_channels=[32, 64],
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        latent_channels=4,
     )
     scheduler = diffusers.EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", interpolation_type="linear", num_train_timesteps=1000,
-        prediction_type="v_prediction", sigma_max=700.0, sigma_min=0.002, steps_offset=1, timestep_spacing="leading",
-        timestep_type="continuous", use_karras_sigmas=True,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        interpolation_type="linear",
+        num_train_timesteps=1000,
+        prediction_type="v_prediction",
+        sigma_max=700.0,
+        sigma_min=0.002,
+        steps_offset=1,
+        timestep_spacing="leading",
+        timestep_type="continuous",
+        use_karras_sigmas=True,
     )
     call = {"image": image(), "num_frames": 2, "height": 16, "width": 16, "fps": 2, "max_guidance_scale": 2.5, **STEPS}
     return assembled(kind, unet=unet, vae=vae, scheduler=scheduler, **vision(image_size=32, projection_dim=16)), call
@@ -939,9 +1435,16 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     unet = made(
         "UNet3DConditionModel",
-        block_out_channels=(8, 8), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        cross_attention_dim=16, attention_head_dim=4, norm_num_groups=2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=2,
     )
     call: dict[str, Any] = {"num_frames": 3, "height": 16, "width": 16, **STEPS}
     if kind.startswith("Video"):

@@ -88,8 +88,8 @@ def checked(pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any], la
         for what, far in (("its own output differs", found.output), (_HISTORY, found.shuffled)):
             if not far <= bound:
                 raise ValueError(
-                    f"{type(pipe).__name__} is not replayed as it runs: {what} by {far:.2g} standard deviations, more than "
-                    f"{bound}; report it, or pass check=False if you know why"
+                    f"{type(pipe).__name__} is not replayed as it runs: {what} by {far:.2g} standard deviations, more "
+                    f"than {bound}; report it, or pass check=False if you know why"
                 )
         _CHECKED[key] = found.rows <= bound
     return _CHECKED[key]

@@ -1,4 +1,4 @@
-"""A pipeline's call, left where its loop begins, whose turns and tail can then be run in any order, any number of times."""
+"""A pipeline's call, left where its loop begins; its turns and tail can then run in any order and number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,19 @@ from ._rows import Growth, alike, growth, joined
 from ._source import ANSWER, ITEM, Asked, Left, Returned, Source, read
 from ._tables import Levels
 
-__all__ = ["Draws", "Frame", "Layout", "Replay", "Step", "capture", "copied_pipe", "fresh", "schedulers", "seeded", "tensors"]
+__all__ = [
+    "Draws",
+    "Frame",
+    "Layout",
+    "Replay",
+    "Step",
+    "capture",
+    "copied_pipe",
+    "fresh",
+    "schedulers",
+    "seeded",
+    "tensors",
+]
 
 _KEPT = 4
 """Numbers of rows, or sets of prompts, whose variables are kept."""
@@ -79,7 +91,7 @@ def copied_pipe(pipe: Any, exchanged: Mapping[str, Any]) -> Any:
 
 
 def capture(pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any] | None = None) -> Frame:
-    """Runs a copy of the pipeline up to its loop; the pipeline stays as it is, its components shared but for schedulers.
+    """Runs a copy of the pipeline up to its loop; its components are shared, but for schedulers.
 
     Args:
         pipe: the pipeline.
@@ -232,7 +244,8 @@ class Replay:
             for name in self.layout.own.keys() - space.own.keys():
                 space.own[name] = joined([f.own[name] for f in self.frames], self.layout.own[name], rows)
         for name, value in {**self.frames[rows[0]].own, **space.own}.items():
-            object.__setattr__(self.pipe, name, value)
+            if name != "_interrupt":  # which a callback sets
+                object.__setattr__(self.pipe, name, value)
         return {**space.values, "self": self.pipe}
 
     @contextmanager
@@ -309,7 +322,7 @@ def _set_processors(pipe: Any, to: Mapping[str, dict[str, Any]], now: Mapping[st
 
 
 def tensors(made: Any) -> Tensor:
-    """A pipeline's pictures, videos or sounds, of whatever type, as float32 tensors with the channels before the sides."""
+    """A pipeline's pictures, videos or sounds, as float32 tensors with the channels before the sides."""
     if isinstance(made, Tensor):
         return made.float()
     if isinstance(made, np.ndarray):

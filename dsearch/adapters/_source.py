@@ -89,13 +89,17 @@ class Source:
     around: tuple[CodeType, ...]
 
 
-@cache
 def read(kind: type) -> Source:
-    """The pieces of a pipeline class.
+    """The pieces of a pipeline class, read once.
 
     Raises:
         TypeError: where its source is not a plain loop with a scheduler's step in it, saying what it is instead.
     """
+    return _read(kind)
+
+
+@cache
+def _read(kind: Any) -> Source:
     function = inspect.unwrap(kind.__call__)
     try:
         lines = textwrap.dedent(inspect.getsource(function))
@@ -117,7 +121,7 @@ def read(kind: type) -> Source:
         module = ast.fix_missing_locations(ast.Module(statements, []))
         return compile(module, function.__code__.co_filename, "exec", dont_inherit=True)
 
-    def turn(statements: list[ast.stmt], answered: ast.expr | None) -> CodeType:
+    def turn(statements: list[ast.stmt], answered: ast.AST | None) -> CodeType:
         replaced = [_Steps(steps, answered).visit(statement) for statement in _copies(statements, steps)]
         return code([ast.copy_location(_once(copy.deepcopy(loop.target), replaced), loop)])
 
@@ -177,11 +181,11 @@ def _loop(kind: type, tree: ast.FunctionDef) -> tuple[ast.For, list[ast.For]]:
     for each in [loop, *outer]:
         if not isinstance(each, ast.For):
             raise _refusal(kind, f"loops while a condition holds (line {each.lineno})")
-    for each in ast.walk(tree):
-        if isinstance(each, ast.With | ast.Try) and _holds(each, loop):
-            held = [ast.unparse(item) for item in getattr(each, "items", [])] or ["try"]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.With | ast.Try) and _holds(node, loop):
+            held = [ast.unparse(item) for item in getattr(node, "items", [])] or ["try"]
             if strange := [item for item in held if "progress_bar" not in item]:
-                raise _refusal(kind, f"loops within {strange[0]} (line {each.lineno})")
+                raise _refusal(kind, f"loops within {strange[0]} (line {node.lineno})")
     if loop.orelse:
         raise _refusal(kind, f"has an else after its loop (line {loop.lineno})")
     return loop, outer  # type: ignore[return-value]
@@ -260,7 +264,11 @@ class _Returns(ast.NodeTransformer):
 
 
 def _prepare(
-    function: Any, tree: ast.FunctionDef, loop: ast.For, code: Callable[[list[ast.stmt]], CodeType], names: dict[str, Any]
+    function: Any,
+    tree: ast.FunctionDef,
+    loop: ast.For,
+    code: Callable[[list[ast.stmt]], CodeType],
+    names: dict[str, Any],
 ) -> Callable[..., Any]:
     """`__call__` with `raise Left(locals(), what the loop iterates over)` in the place of its loop."""
     seen = ast.Call(ast.Name("locals", ast.Load()), [], [])

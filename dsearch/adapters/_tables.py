@@ -1,4 +1,4 @@
-"""A reverse kernel read off a scheduler's tables: for schedulers whose own step is deterministic or remembers others."""
+"""A reverse kernel read off a scheduler's tables, where its own step is deterministic or remembers others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._kernel import Kernel, kernel
 
-__all__ = ["Levels", "exchanged", "kernel_of", "levels_of"]
+__all__ = ["Levels", "exchanged", "kernel_of"]
 
 _OWN = ("DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler")
 _SIGMAS = ("Euler", "Heun", "LMS", "KDPM2", "EDM", "CosineDPM")
@@ -198,7 +198,9 @@ def _tables(scheduler: Any, times: Tensor) -> tuple[str, list[float], list[float
             a = [*(each**0.5 for each in left), 1.0]
             s = [*((1 - each) ** 0.5 for each in left), 0.0]
     else:
-        raise ValueError(f"{name} has no tables of its noise; give the pipeline a DDIM, Euler or flow matching scheduler")
+        raise ValueError(
+            f"{name} has no tables of its noise; give the pipeline a DDIM, Euler or flow matching scheduler"
+        )
     if kind not in ("flow", "edm", "epsilon", "sample", "v_prediction"):
         raise ValueError(f"prediction_type={kind!r} of {name} is not supported")
     noisier = [k for k in range(n) if not s[k + 1] < s[k]]

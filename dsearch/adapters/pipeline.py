@@ -71,12 +71,12 @@ class AnyPipeline:
     Args:
         pipe: the pipeline, on its device, with its precision, compilation and offloading as you have set them by now.
         eta: noise of the kernel, 0 to 1; at 0 all children are equal, and only width 1 makes sense.
-        preview: a cheap decoder for the values of a search, in the place of the pipeline's `vae` (an `AutoencoderTiny`).
+        preview: a cheap decoder for the values of a search, in the place of the pipeline's `vae`: an `AutoencoderTiny`.
         check: whether, before its first search, a pipeline class is run for a few steps beside its own call, in order
             and at shuffled levels, and refused where they differ. Once a process for each class and scheduler.
         **call: what you would pass to `pipe(...)`, prompt apart: `num_inference_steps`, guidance, images, masks,
-            strength, sizes, frames, `prompt_embeds`, callbacks. Its `generator` draws what is not the search's own, such
-            as a sampled image encoding.
+            strength, sizes, frames, `prompt_embeds`, callbacks. Its `generator` draws what is not the search's own: a
+            sampled image encoding, say.
 
     Raises:
         TypeError: where the source of the pipeline is not understood, or an argument is not the pipeline's.
@@ -111,6 +111,7 @@ class AnyPipeline:
         """Prompts -> the pipeline's calls, left at their loop: one that takes rows of all, or one for each prompt."""
         if self._check and not checked(self.pipe, self._arguments(prompts[0], 1), self._exchanged, self._layout):
             self._layout = self._home.layout = None  # rows of one call are not those of several: one by one
+        object.__setattr__(self._home.pipe, "_interrupt", False)
         frames = [self._frame(self._arguments(prompt, 1)) for prompt in prompts]
         together = Replay(frames, self._layout)
         return [together] if together.together() else [Replay([frame], self._layout) for frame in frames]
@@ -132,6 +133,8 @@ class AnyPipeline:
         """`[R, ...]` -> what the pipeline would give its scheduler, and the posterior mean that this says."""
         if step == self.num_steps:
             return Prediction(None, x)
+        if getattr(self._home.pipe, "_interrupt", False):  # where callbacks see the pipeline
+            raise KeyboardInterrupt("a callback interrupted the pipeline")
         if len(cond) == 1:
             rows = [0] * len(x) if len(cond[0].frames) == 1 else prompt.tolist()
             return self._predicted(cond[0], x, step, rows)
@@ -221,8 +224,8 @@ class AnyPipeline:
         if not isinstance(state, Tensor) or len(state) != rows:
             shape = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
             raise TypeError(
-                f"{type(self.pipe).__name__} carries {self._source.state} of shape {shape} for {rows} samples; a search "
-                "needs one row for each"
+                f"{type(self.pipe).__name__} carries {self._source.state} of shape {shape} for {rows} samples; a "
+                "search needs one row for each"
             )
         return state
 
@@ -246,8 +249,8 @@ class AnyPipeline:
         laws = [law for k, noise in enumerate(drawn) if (law := self._law_of(k, noise)) is not None]
         if drawn and not laws:
             raise TypeError(
-                f"{type(self.pipe).__name__} does not start from a mean and the noise of one draw; a search cannot draw "
-                "its starts"
+                f"{type(self.pipe).__name__} does not start from a mean and the noise of one draw, so a search cannot "
+                "draw its starts"
             )
         laws.sort(key=lambda law: isinstance(law.scale, Tensor))  # a number: the noise, and not a sampled encoding
         return laws[0] if laws else _Start(self._state.float(), 0.0)
@@ -273,14 +276,14 @@ class AnyPipeline:
         left = self._left(step, level, len(x))
         self._shape = tuple(sample.shape[1:])
         said = _Out(out, None if sample is x else sample, left)
-        mean = self.kernel.x0(*_inside(self.kernel, out), level, *_inside(self.kernel, sample))
+        wide_out, wide = _inside(self.kernel, out, sample)
+        mean = self.kernel.x0(wide_out, level, wide)
         # At the last level nothing is noised anew: what a mask keeps is put into the posterior mean as it is.
         return Prediction(said, self._rest(mean, left, level, clean=True))
 
     def _seen(self, x: Tensor, out: _Out) -> tuple[Tensor, Tensor]:
         """What the scheduler steps, in the precision that the kernel works in."""
-        wide = _inside(self.kernel, out.out, x if out.sample is None else out.sample)
-        return wide[0], wide[1]
+        return _inside(self.kernel, out.out, x if out.sample is None else out.sample)
 
     def _left(self, step: Step, level: int, count: int) -> tuple[Tensor, ...]:
         """What the turn made and its rest reads: tensors of so many rows; all else is kept with the level."""
@@ -303,7 +306,9 @@ class AnyPipeline:
         return tuple(tensors)
 
     def _learnt(self, level: int) -> dict[str, Growth | None]:
-        one, two = (self._home.turn(self._state.expand(n, *self._state.shape[1:]), level, [0] * n).needs for n in (1, 2))
+        one, two = (
+            self._home.turn(self._state.expand(n, *self._state.shape[1:]), level, [0] * n).needs for n in (1, 2)
+        )
         return {name: growth(value, two.get(name)) for name, value in one.items()}
 
     def _rest(self, made: Tensor, left: tuple[Tensor, ...], level: int, clean: bool = False) -> Tensor:
@@ -321,7 +326,10 @@ class AnyPipeline:
             return self._home.rest(some, needs, turn.place, at, len(flat), quiet=clean)
 
         if self._layout is None:
-            each = [rest(flat[r : r + 1], {n: v if n in turn.fixed else v[r : r + 1] for n, v in needs.items()}) for r in range(len(flat))]
+            each = [
+                rest(flat[r : r + 1], {n: v if n in turn.fixed else v[r : r + 1] for n, v in needs.items()})
+                for r in range(len(flat))
+            ]
             return torch.cat(each).unflatten(0, tuple(lead))
         return rest(flat, needs).unflatten(0, tuple(lead))
 
@@ -330,10 +338,10 @@ def _may_grow(value: Any) -> bool:
     return type(value) in (int, list, tuple, dict) or isinstance(value, Tensor)
 
 
-def _inside(kernel: Kernel, *values: Tensor) -> tuple[Tensor, ...]:
+def _inside(kernel: Kernel, out: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
     """Kernels of ours work in float32; a scheduler's own step takes what the pipeline gives it."""
     ours = isinstance(kernel, Tables) or type(kernel).__name__ == "_Flow"
-    return tuple(value.float() for value in values) if ours else values
+    return (out.float(), sample.float()) if ours else (out, sample)
 
 
 def _among(state: Tensor, noise: Tensor, dtype: torch.dtype) -> bool:

@@ -170,7 +170,9 @@ def test_decoding_is_the_pipelines_own_tail(name):
 # ---- starts -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline", "FluxImg2ImgPipeline"])
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline", "FluxImg2ImgPipeline"]
+)
 @pytest.mark.parametrize("strength", [0.5, 0.75])
 def test_a_call_with_an_image_starts_where_the_pipeline_starts_and_takes_as_many_steps(name, strength):
     pipe, call = small(name, strength=strength)
@@ -325,11 +327,15 @@ def test_a_deterministic_scheduler_or_one_with_a_memory_is_searched_on_its_own_l
 
 
 @settings(max_examples=20)
-@given(eta=st.floats(0.0, 1.0), step=st.integers(0, 4), name=st.sampled_from(["Euler", "DPM++", "UniPC", "DEIS", "flow"]))
+@given(
+    eta=st.floats(0.0, 1.0), step=st.integers(0, 4), name=st.sampled_from(["Euler", "DPM++", "UniPC", "DEIS", "flow"])
+)
 def test_the_kernel_keeps_the_marginals_of_the_scheduler(eta, step, name):
-    """Of x = a x_0 + s n with the true x_0, a child is a' x_0 + s' n' with n' normal: its two coefficients square to s'^2."""
+    """Of x = a x_0 + s n with the true x_0 a child is a' x_0 + s' n', n' normal: two coefficients square to s'^2."""
     if name == "flow":
-        scheduler = diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+        scheduler = diffusers.UniPCMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+        )
     else:
         scheduler = getattr(diffusers, MANY[name][0])(**tiny.SD_BETAS, prediction_type="sample")
     scheduler.set_timesteps(6)
@@ -367,5 +373,5 @@ def test_a_pipeline_that_searches_returns_as_many_as_are_asked_in_the_pipelines_
     searching = dsearch.searching(tiny.pipeline(), dsearch.methods.best_of_n(score, n=4, keep=2))
     pictures, unsafe = searching("cat", num_inference_steps=2, num_images_per_prompt=2, return_dict=False)
     assert [picture.size for picture in pictures] == [(16, 16)] * 2 and unsafe is None
-    with pytest.raises(ValueError, match="3 images of each prompt are asked for, and .* ends with 2"):
+    with pytest.raises(ValueError, match=r"3 images of each prompt are asked for, and .* ends with 2"):
         searching("cat", num_inference_steps=2, num_images_per_prompt=3)

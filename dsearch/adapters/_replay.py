@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -286,7 +287,13 @@ class Answer:
 
 def bound(scheduler: Any, asked: Asked) -> dict[str, Any]:
     """The arguments of a step by name."""
-    return inspect.signature(scheduler.step).bind(*asked.given, **asked.named).arguments
+    arguments = _signature(type(scheduler).step).bind(scheduler, *asked.given, **asked.named).arguments
+    return {name: value for name, value in arguments.items() if name != "self"}
+
+
+@cache
+def _signature(step: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(step)
 
 
 class _Silent:

@@ -3,15 +3,14 @@
     python benchmarks/pipelines.py                           # the tables
     python benchmarks/pipelines.py --docs docs/pipelines.md  # and put them into the page
 
-Every pipeline class of the diffusers that is installed is read. Those that `tests/families.py` makes, tiny and with random
-weights, are run beside their own call, and searched.
+Every pipeline class of the diffusers that is installed is read. Those that `tests/families.py` makes, tiny and with
+random weights, are run beside their own call, and searched.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import re
 import signal
 import sys
@@ -25,8 +24,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-os.environ["DIFFUSERS_VERBOSITY"] = "error"
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
 
 import diffusers
 import families
@@ -97,7 +96,7 @@ def tried(name: str, source: str) -> Row:
         pipe, call = families.FAMILIES[name]()
         with torch.no_grad():
             own = inspect.signature(type(pipe).__call__).parameters
-            pipe(**call, **({"prompt": "cat"} if "prompt" in own and "prompt_embeds" not in call else {}))
+            pipe(**call, **({"prompt": "cat"} if "prompt" in own and not _embedded(call) else {}))
     except Exception as error:
         return untried._replace(why=f"not tried: its tiny model does not run ({_said(error)})")
     try:
@@ -111,6 +110,10 @@ def tried(name: str, source: str) -> Row:
         return row._replace(searched=f"yes, {denoiser.num_steps} steps, {'×'.join(map(str, found.images.shape[2:]))}")
     except Exception as error:
         return (row if "row" in locals() else untried)._replace(why=_said(error))
+
+
+def _embedded(call: dict[str, Any]) -> bool:
+    return any(name.startswith("prompt_embeds") for name in call)
 
 
 def _said(error: Exception) -> str:
@@ -145,8 +148,8 @@ def table(rows: list[Row]) -> str:
     readable = [row for row in rows if row.source == "yes"]
     refused = Counter(row.source for row in rows if row.source != "yes")
     lines = [
-        f"diffusers {diffusers.__version__} has {len(rows)} pipeline classes; the source of {len(readable)} can be replayed, "
-        f"{sum(refused.values())} are refused by name. Of {len(works) + len(fails)} that were run, {len(works)} work, "
+        f"diffusers {diffusers.__version__} has {len(rows)} pipeline classes; the source of {len(readable)} can be "
+        f"replayed, {sum(refused.values())} are refused by name. Of {len(works) + len(fails)} that were run, {len(works)} work, "
         f"{len(equal)} of them bit for bit.",
         "",
         "| pipeline | source | own output | any order | rows together | searched | why not |",
@@ -173,7 +176,7 @@ def cost() -> str:
         ("FLUX.1", tiny.flux, Flux, small),
     ]
     lines = [
-        "| tiny model | rows | network alone | own adapter | `AnyPipeline` | ratio | `AnyPipeline` beside the network |",
+        "| tiny model | rows | the network | own adapter | `AnyPipeline` | ratio | `AnyPipeline` without the network |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, make, adapter, call in cases:

@@ -247,7 +247,12 @@ def _(kind: str) -> Any:
 @family("StableDiffusionAdapterPipeline")
 def _(kind: str) -> Any:
     adapter = made("T2IAdapter", in_channels=3, channels=[8, 16], num_res_blocks=1, downscale_factor=2)
-    return sd(kind, adapter=adapter), {"image": image(), "height": 16, "width": 16, **STEPS}
+    unet = tiny.like(
+        tiny.pipeline().unet,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    return sd(kind, adapter=adapter, unet=unet), {"image": image(), "height": 16, "width": 16, **STEPS}
 
 
 def animated(kind: str, **more: Any) -> Any:
@@ -370,7 +375,12 @@ def _(kind: str) -> Any:
 @family("StableDiffusionXLAdapterPipeline")
 def _(kind: str) -> Any:
     adapter = made("T2IAdapter", in_channels=3, channels=[8, 16], num_res_blocks=1, downscale_factor=2)
-    return xl(kind, adapter=adapter), {"image": image(), "height": 16, "width": 16, **STEPS}
+    unet = tiny.like(
+        tiny.xl().unet,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    return xl(kind, adapter=adapter, unet=unet), {"image": image(), "height": 16, "width": 16, **STEPS}
 
 
 @family("AnimateDiffSDXLPipeline")
@@ -654,7 +664,7 @@ def _(kind: str) -> Any:
     if "Inpaint" in kind:
         call["mask_image"] = mask()
     if "EditPlus" in kind:  # it resizes its images to a megapixel
-        sys.modules[getattr(diffusers, kind).__module__].VAE_IMAGE_SIZE = 256
+        sys.modules[getattr(diffusers, kind).__module__].VAE_IMAGE_SIZE = 32 * 32
     return assembled(kind, transformer=qwen_transformer(), vae=qwen_vae(), scheduler=flow()), call
 
 
@@ -1428,7 +1438,7 @@ def _(kind: str) -> Any:
         use_karras_sigmas=True,
     )
     call = {"image": image(), "num_frames": 2, "height": 16, "width": 16, "fps": 2, "max_guidance_scale": 2.5, **STEPS}
-    return assembled(kind, unet=unet, vae=vae, scheduler=scheduler, **vision(image_size=32, projection_dim=16)), call
+    return assembled(kind, unet=unet, vae=vae, scheduler=scheduler, **vision(image_size=224, patch_size=32)), call
 
 
 @family("TextToVideoSDPipeline", "VideoToVideoSDPipeline")
@@ -1450,3 +1460,422 @@ def _(kind: str) -> Any:
     if kind.startswith("Video"):
         call = {"video": [image(seed=k) for k in range(3)], "strength": 0.75, **STEPS}
     return sd(kind, unet=unet), call
+
+
+# ---- more of the same parts ---------------------------------------------------------------------------------
+
+
+def dit_sd3(channels: int) -> dict[str, Any]:
+    """The parts of Stable Diffusion 3 with latents of so many channels."""
+    settings = {n: v for n, v in tiny.sd3().transformer.config.items() if not n.startswith("_")}
+    transformer = made("SD3Transformer2DModel", **{**settings, "in_channels": channels, "out_channels": channels})
+    vae = tiny._vae(scaling_factor=1.5, shift_factor=0.06, latent_channels=channels)
+    return {**tiny.sd3().components, "transformer": transformer, "vae": vae}
+
+
+@family("StableDiffusion3InpaintPipeline")
+def _(kind: str) -> Any:
+    call = {"image": image(), "mask_image": mask(), "height": 16, "width": 16, "strength": 0.75, **STEPS}
+    return assembled(kind, **dit_sd3(16)), call
+
+
+@family(
+    "StableDiffusionXLControlNetUnionPipeline",
+    "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+    "StableDiffusionXLControlNetUnionInpaintPipeline",
+)
+def _(kind: str) -> Any:
+    net = xl_controlnet(
+        "ControlNetUnionModel", num_trans_channel=8, num_trans_head=2, num_trans_layer=1, num_proj_channel=8
+    )
+    call: dict[str, Any] = {"control_image": image(seed=1), "control_mode": 0, "height": 16, "width": 16, **STEPS}
+    if "Img2Img" in kind or "Inpaint" in kind:
+        call |= {"image": image(), "strength": 0.75}
+    if "Inpaint" in kind:
+        call["mask_image"] = mask()
+    return xl(kind, controlnet=net), call
+
+
+@family("StableDiffusionLatentUpscalePipeline")
+def _(kind: str) -> Any:
+    unet = tiny.like(tiny.pipeline().unet, in_channels=8, time_cond_proj_dim=16 + 128)
+    scheduler = diffusers.EulerDiscreteScheduler(**tiny.SD_BETAS)
+    return sd(kind, unet=unet, scheduler=scheduler), {"image": image(16), **STEPS}
+
+
+@family("StableDiffusionDiffEditPipeline")
+def _(kind: str) -> Any:
+    call = {
+        "mask_image": embeds(1, 8, 8).clamp(0, 1).round(),
+        "image_latents": embeds(1, 4, 4, 8, 8),
+        "inpaint_strength": 1.0,
+    }
+    inverse = diffusers.DDIMInverseScheduler(**tiny.SD_BETAS)
+    return sd(kind, inverse_scheduler=inverse), {**call, **STEPS}
+
+
+@family("LDMSuperResolutionPipeline")
+def _(kind: str) -> Any:
+    unet = made(
+        "UNet2DModel",
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        sample_size=16,
+        in_channels=6,
+        out_channels=3,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
+    vqvae = made(
+        "VQModel",
+        block_out_channels=[32, 32],
+        in_channels=3,
+        out_channels=3,
+        latent_channels=3,
+        layers_per_block=1,
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+    )
+    return assembled(kind, unet=unet, vqvae=vqvae, scheduler=diffusers.DDIMScheduler()), {"image": image(32), **STEPS}
+
+
+@family("QwenImageControlNetInpaintPipeline")
+def _(kind: str) -> Any:
+    net = qwen_transformer("QwenImageControlNetModel", extra_condition_channels=4)
+    call = {**QWEN, "control_image": image(), "control_mask": mask()}
+    return assembled(kind, transformer=qwen_transformer(), vae=qwen_vae(), scheduler=flow(), controlnet=net), call
+
+
+@family("QwenImageLayeredPipeline")
+def _(kind: str) -> Any:
+    vae = made(
+        "AutoencoderKLQwenImage",
+        base_dim=12,
+        z_dim=4,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+        input_channels=4,
+    )
+    call = {**QWEN, "image": image().convert("RGBA"), "layers": 2, "resolution": 640}
+    call.pop("height"), call.pop("width")
+    return assembled(kind, transformer=qwen_transformer(use_additional_t_cond=True), vae=vae, scheduler=flow()), call
+
+
+@family("SanaControlNetPipeline")
+def _(kind: str) -> Any:
+    net = made(
+        "SanaControlNetModel",
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=4,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=4,
+        cross_attention_dim=8,
+        caption_channels=16,
+        sample_size=8,
+    )
+    call = {
+        "prompt_embeds": embeds(1, 7, 16),
+        "prompt_attention_mask": torch.ones(1, 7),
+        "negative_prompt_embeds": embeds(1, 7, 16, seed=6),
+        "negative_prompt_attention_mask": torch.ones(1, 7),
+        "negative_prompt": None,
+        "height": 32,
+        "width": 32,
+        "use_resolution_binning": False,
+        "control_image": image(32),
+        **STEPS,
+    }
+    return assembled(kind, transformer=sana(), vae=dc(), scheduler=flow(), controlnet=net), call
+
+
+@family("SanaSprintImg2ImgPipeline")
+def _(kind: str) -> Any:
+    call = {
+        "prompt_embeds": embeds(1, 7, 16),
+        "prompt_attention_mask": torch.ones(1, 7),
+        "height": 32,
+        "width": 32,
+        "use_resolution_binning": False,
+        "num_inference_steps": 2,
+        "image": image(32),
+        "strength": 1.0,
+    }
+    return assembled(kind, transformer=sana(guidance_embeds=True), vae=dc(), scheduler=diffusers.SCMScheduler()), call
+
+
+@family("ChromaInpaintPipeline")
+def _(kind: str) -> Any:
+    pipe, call = FAMILIES["ChromaImg2ImgPipeline"]()
+    pipe.transformer.register_to_config(guidance_embeds=False)
+    return assembled(kind, **pipe.components), {**call, "mask_image": mask()}
+
+
+@family("LattePipeline")
+def _(kind: str) -> Any:
+    transformer = made(
+        "LatteTransformer3DModel",
+        sample_size=8,
+        num_layers=1,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=3,
+        caption_channels=32,
+        in_channels=4,
+        cross_attention_dim=24,
+        out_channels=8,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+    )
+    parts = {
+        "vae": tiny.pipeline().vae,
+        "text_encoder": t5(),
+        "tokenizer": tiny.tokenizer(),
+        "scheduler": diffusers.DDIMScheduler(),
+    }
+    call = {"height": 16, "width": 16, "video_length": 1, "clean_caption": False, **STEPS}
+    return assembled(kind, transformer=transformer, **parts), call
+
+
+@family("AllegroPipeline")
+def _(kind: str) -> Any:
+    transformer = made(
+        "AllegroTransformer3DModel",
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        cross_attention_dim=24,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=8,
+        caption_channels=32,
+    )
+    vae = made(
+        "AutoencoderKLAllegro",
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("AllegroDownBlock3D",) * 4,
+        up_block_types=("AllegroUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        temporal_compression_ratio=4,
+    )
+    vae.enable_tiling()
+    parts = {"text_encoder": t5(), "tokenizer": tiny.tokenizer(), "scheduler": diffusers.DDIMScheduler()}
+    call = {"num_frames": 8, "height": 16, "width": 16, "clean_caption": False, "max_sequence_length": 16, **STEPS}
+    return assembled(kind, transformer=transformer, vae=vae, **parts), call
+
+
+@family("LucyEditPipeline")
+def _(kind: str) -> Any:
+    call = {n: v for n, v in CLIP9.items()}
+    return wan(kind, transformer=wan_transformer(in_channels=32)), {
+        **call,
+        "video": [image(seed=k) for k in range(9)],
+        **WAN,
+    }
+
+
+@family("CogVideoXFunControlPipeline")
+def _(kind: str) -> Any:
+    call = {n: v for n, v in CLIP9.items() if n != "num_frames"}
+    pipe = cog("CogVideoXPipeline")
+    settings = {n: v for n, v in pipe.transformer.config.items() if not n.startswith("_")}
+    transformer = made("CogVideoXTransformer3DModel", **{**settings, "in_channels": 8})
+    parts = {**pipe.components, "transformer": transformer}
+    return assembled(kind, **parts), {
+        **call,
+        "control_video": [image(seed=k) for k in range(9)],
+        "max_sequence_length": 16,
+    }
+
+
+@family("StableAudioPipeline")
+def _(kind: str) -> Any:
+    from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+
+    torch.manual_seed(15)
+    transformer = made(
+        "StableAudioDiTModel",
+        sample_size=4,
+        in_channels=3,
+        num_layers=1,
+        attention_head_dim=4,
+        num_key_value_attention_heads=2,
+        out_channels=3,
+        cross_attention_dim=4,
+        time_proj_dim=8,
+        global_states_input_dim=8,
+        cross_attention_input_dim=4,
+        num_attention_heads=4,
+    )
+    vae = made(
+        "AutoencoderOobleck",
+        encoder_hidden_size=6,
+        downsampling_ratios=[1, 2],
+        decoder_channels=3,
+        decoder_input_channels=3,
+        audio_channels=2,
+        channel_multiples=[2, 4],
+        sampling_rate=4,
+    )
+    projection = StableAudioProjectionModel(text_encoder_dim=32, conditioning_dim=4, min_value=0, max_value=32).eval()
+    scheduler = diffusers.EDMEulerScheduler(
+        sigma_min=0.3, sigma_max=500, prediction_type="v_prediction", sigma_data=1.0
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": vae,
+        "projection_model": projection,
+        "text_encoder": t5(),
+        "tokenizer": tiny.tokenizer(),
+    }
+    return assembled(kind, **parts, scheduler=scheduler), {"audio_end_in_s": 1.0, **STEPS}
+
+
+@family("IFSuperResolutionPipeline", "IFImg2ImgSuperResolutionPipeline", "IFInpaintingSuperResolutionPipeline")
+def _(kind: str) -> Any:
+    unet = made(
+        "UNet2DConditionModel",
+        sample_size=32,
+        layers_per_block=[1, 2],
+        block_out_channels=[8, 16],
+        norm_num_groups=4,
+        in_channels=6,
+        out_channels=6,
+        down_block_types=["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"],
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=["SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"],
+        cross_attention_dim=32,
+        encoder_hid_dim=32,
+        attention_head_dim=4,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        cross_attention_norm="group_norm",
+        resnet_time_scale_shift="scale_shift",
+        act_fn="gelu",
+        class_embed_type="timestep",
+        time_embedding_act_fn="gelu",
+        mid_block_scale_factor=1.414,
+        class_embeddings_concat=False,
+        resnet_skip_time_act=True,
+    )
+    settings = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "epsilon"}
+    scheduler = diffusers.DDPMScheduler(
+        **settings,
+        thresholding=True,
+        dynamic_thresholding_ratio=0.95,
+        sample_max_value=1.0,
+        variance_type="learned_range",
+    )
+    noising = diffusers.DDPMScheduler(**settings)
+    call: dict[str, Any] = {"image": image(16), **STEPS}
+    if "Img2Img" in kind or "Inpaint" in kind:
+        call |= {"original_image": image(32), "strength": 0.75}
+    if "Inpaint" in kind:
+        call["mask_image"] = mask(32)
+    if kind == "IFSuperResolutionPipeline":
+        call |= {"height": 32, "width": 32}
+    parts = {
+        "tokenizer": tiny.tokenizer(),
+        "text_encoder": t5(),
+        "unet": unet,
+        "scheduler": scheduler,
+        "image_noising_scheduler": noising,
+    }
+    return assembled(kind, **parts, requires_safety_checker=False), call
+
+
+@family("OvisImagePipeline")
+def _(kind: str) -> Any:
+    transformer = made(
+        kind.replace("Pipeline", "Transformer2DModel"),
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 4, 8),
+    )
+    call = {
+        "prompt_embeds": embeds(1, 7, 32),
+        "negative_prompt_embeds": embeds(1, 7, 32, seed=6),
+        "negative_prompt": None,
+        "height": 16,
+        "width": 16,
+        **STEPS,
+    }
+    return assembled(kind, transformer=transformer, vae=tiny.flux().vae, scheduler=flow()), call
+
+
+@family("LuminaPipeline")
+def _(kind: str) -> Any:
+    transformer = made(
+        "LuminaNextDiT2DModel",
+        sample_size=4,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=24,
+        num_layers=1,
+        num_attention_heads=3,
+        num_kv_heads=1,
+        multiple_of=16,
+        norm_eps=1e-5,
+        learn_sigma=True,
+        qk_norm=True,
+        cross_attention_dim=32,
+        scaling_factor=1.0,
+    )
+    call = {
+        "prompt_embeds": embeds(1, 7, 32),
+        "prompt_attention_mask": torch.ones(1, 7),
+        "negative_prompt_embeds": embeds(1, 7, 32, seed=6),
+        "negative_prompt_attention_mask": torch.ones(1, 7),
+        "height": 32,
+        "width": 32,
+        "clean_caption": False,
+        **STEPS,
+    }
+    return assembled(kind, transformer=transformer, vae=tiny.pipeline().vae, scheduler=flow()), call
+
+
+@family("HiDreamImagePipeline")
+def _(kind: str) -> Any:
+    transformer = made(
+        "HiDreamImageTransformer2DModel",
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_channels=[32, 16],
+        text_emb_dim=64,
+        num_routed_experts=4,
+        num_activated_experts=2,
+        axes_dims_rope=(4, 2, 2),
+        max_resolution=(32, 32),
+        llama_layers=(0, 1),
+    )
+    call: dict[str, Any] = {"height": 16, "width": 16, **STEPS}
+    for sign in ("", "negative_"):
+        call[f"{sign}prompt_embeds_t5"] = embeds(1, 16, 32)
+        call[f"{sign}prompt_embeds_llama3"] = embeds(2, 1, 16, 16)
+        call[f"pooled_{sign}prompt_embeds".replace("pooled_negative", "negative_pooled")] = embeds(1, 64)
+    return assembled(kind, transformer=transformer, vae=tiny.flux().vae, scheduler=flow()), call

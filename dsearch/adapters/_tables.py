@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._kernel import Kernel, kernel
+from ._kernel import Kernel, _Drawing, kernel
 
 __all__ = ["Levels", "exchanged", "kernel_of"]
 
 _OWN = ("DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler")
 _SIGMAS = ("Euler", "Heun", "LMS", "KDPM2", "EDM", "CosineDPM")
 _SECOND_ORDER = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
-_UNKNOWN = ("SCM", "FlowMap", "VQDiffusion", "IPNDM", "RePaint", "CMStochastic", "KarrasVe", "ScoreSde", "Amused")
+_UNKNOWN = ("FlowMap", "VQDiffusion", "IPNDM", "RePaint", "CMStochastic", "KarrasVe", "ScoreSde", "Amused")
+_CONSISTENT = ("SCMScheduler", "FlowMatchLCMScheduler")
 _FIRST_ORDER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler")
 
 
@@ -25,6 +26,7 @@ class Levels:
     Attributes:
         scheduler: as the pipeline had set it when its loop began.
         times: `[T]` the time step of each level.
+        table: the scheduler's own, from the first of them on; some know the clean end too.
         begin: the place of the first of them in the scheduler's tables.
     """
 
@@ -42,7 +44,7 @@ class Levels:
                 f"the loop runs over {items[:2]}..., which are no time steps of its {type(scheduler).__name__}"
             )
         self.scheduler, self.begin = scheduler, begins[0]
-        self.times = own[self.begin : self.begin + len(items)]
+        self.times, self.table = own[self.begin : self.begin + len(items)], own[self.begin :]
 
     def stand(self, scheduler: Any, level: int) -> None:
         """Schedulers that count their steps scale what the network sees by the count."""
@@ -109,6 +111,10 @@ def kernel_of(levels: Levels, eta: float, device: Any) -> Kernel:
         and config.algorithm_type == "sde-dpmsolver++"
         and config.solver_order == 1
     )
+    if name in _CONSISTENT:  # x' = a' x_0 + s' noise, drawn anew at every step
+        made = _Drawing(scheduler, n, device, eta)
+        scheduler.timesteps = levels.table
+        return made
     if eta == 0 and name in _FIRST_ORDER:
         return _FirstOrder(scheduler, n, device, eta)
     if name == "FlowMatchEulerDiscreteScheduler":

@@ -208,7 +208,7 @@ class AnyPipeline:
 
     def _arguments(self, prompt: str, rows: int, by_list: bool = False) -> dict[str, Any]:
         call = {"output_type": "pt", **self._call, "return_dict": True}
-        if "prompt_embeds" not in call:
+        if not any(name.startswith("prompt_embeds") for name in call):
             call["prompt"] = [prompt] * rows if by_list else prompt
         if rows > 1 and not by_list:
             call[next(name for name in _COUNTS if name in self._parameters)] = rows

@@ -21,7 +21,7 @@ ifdef COVERAGE
 COV := --cov --cov-report=term
 endif
 
-.PHONY: demo test test-slow test-gpu test-dist coverage api lint format docs dist bench bench-gpu clean
+.PHONY: demo test test-slow test-gpu test-dist coverage api lint format docs dist bench bench-gpu pipelines clean
 
 demo: .venv/.dev
 	$(BIN)/python -m dsearch demo --out demo-out
@@ -67,6 +67,9 @@ bench: .venv/.dev
 
 bench-gpu: .venv/.dev
 	$(BIN)/python benchmarks/throughput.py --device $(DSEARCH_DEVICE) --width 8 --repeats 3
+
+pipelines: .venv/.dev
+	$(BIN)/python benchmarks/pipelines.py --docs docs/pipelines.md
 
 clean:
 	rm -rf build dist site demo-out .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

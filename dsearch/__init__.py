@@ -20,8 +20,9 @@ from .core.watch import HeldOut, Look, Target, Thumbnails, Watcher
 # isort: split
 # Last, so that a method's file may import any name above, and `values`, from `dsearch`.
 from . import adapters, distributed, methods, rewards, values
+from .drop_in import searching
+from .entry import search
 from .result import Result
-from .searching import search
 
 __version__ = "0.2.0"
 
@@ -69,6 +70,7 @@ __all__ = [
     "resample",
     "rewards",
     "search",
+    "searching",
     "selection",
     "values",
 ]

@@ -31,8 +31,8 @@ from .core.contract import Denoiser, Tree, map_tree
 from .core.method import Method
 from .core.plan import Bill, positive
 from .core.result import Cost
+from .entry import search as search_alone
 from .result import Result
-from .searching import search as search_alone
 
 __all__ = ["Ranks", "RanksLost", "joined", "processes", "search"]
 

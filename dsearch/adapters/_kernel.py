@@ -294,7 +294,9 @@ def _refuse_settings(config: Any) -> None:
 
 def _refuse_untrained(scheduler: Any, num_steps: int) -> None:
     """Tables by timestep end at the last one trained; Euler's, which interpolate, do not index them."""
-    trained = scheduler.config.num_train_timesteps
+    trained = scheduler.config.get("num_train_timesteps")  # none where time is continuous
+    if trained is None:
+        return
     if scheduler.timesteps.dtype == torch.int64 and int(scheduler.timesteps.max()) >= trained:
         raise ValueError(
             f"num_inference_steps={num_steps} with steps_offset={scheduler.config.get('steps_offset', 0)} begins at "

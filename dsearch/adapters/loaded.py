@@ -15,7 +15,7 @@ __all__ = ["from_pipeline"]
 
 
 def from_pipeline(pipe: Any, **options: Any) -> Denoiser:
-    """The denoiser of a loaded pipeline; the nearest class it derives from that an adapter names decides which.
+    """The denoiser of a loaded pipeline: the adapter of the nearest class it derives from, or else `AnyPipeline`.
 
         denoiser = dsearch.adapters.from_pipeline(pipe, num_inference_steps=30, guidance_scale=5.0)
 
@@ -32,7 +32,7 @@ def from_pipeline(pipe: Any, **options: Any) -> Denoiser:
         ValueError: for an option of a value that cannot work.
     """
     adapter = adapter_of(pipe)
-    refuse_unknown(adapter.__name__, options, options_of(adapter))
+    refuse_unknown(adapter.__name__, options, options_of(adapter, pipe))
     return adapter(pipe, **options)
 
 
@@ -49,18 +49,22 @@ def adapter_of(pipe: Any) -> Any:
     for name in dir(adapters):
         for pipeline in getattr(getattr(adapters, name), "pipelines", ()):
             taken.setdefault(pipeline, getattr(adapters, name))
-    for base in type(pipe).__mro__:
-        if base.__name__ in taken:
-            return taken[base.__name__]
+    kinds = [base.__name__ for base in type(pipe).__mro__]
+    if found := next((taken[kind] for kind in kinds if kind in taken), None):
+        return found
+    if "DiffusionPipeline" in kinds:
+        return adapters.AnyPipeline
     raise TypeError(
         f"no adapter takes a {type(pipe).__name__}; those taken: {', '.join(sorted(taken))}. Any object with the "
         "methods of dsearch.Denoiser can be searched"
     )
 
 
-def options_of(adapter: Any) -> list[str]:
-    """What an adapter takes beside its pipeline."""
-    return list(inspect.signature(adapter).parameters)[1:]
+def options_of(adapter: Any, pipe: Any) -> list[str]:
+    """What an adapter takes beside its pipeline; one for any pipeline takes what the pipeline's own call does."""
+    known = inspect.signature(adapter).parameters
+    own = [name for name, one in known.items() if one.kind is not one.VAR_KEYWORD][1:]
+    return own if len(own) == len(known) - 1 else [*own, *inspect.signature(type(pipe).__call__).parameters]
 
 
 def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -95,7 +95,7 @@ def _denoiser(model: Any, options: Mapping[str, Any]) -> Denoiser:
     kind = type(model).__name__
     if isinstance(model, type) or "predict" in missing:
         adapter = adapter_of(model)
-        refuse_unknown("search", options, dict.fromkeys([*named, *options_of(adapter)]))
+        refuse_unknown("search", options, dict.fromkeys([*named, *options_of(adapter, model)]))
         return adapter(model, **options)
     if missing:
         raise TypeError(f"{kind} lacks {', '.join(missing)}; a dsearch.Denoiser has {', '.join(DENOISER)}")

@@ -21,7 +21,7 @@ ifdef COVERAGE
 COV := --cov --cov-report=term
 endif
 
-.PHONY: demo test test-slow test-gpu test-dist coverage api lint format docs dist bench bench-gpu pipelines clean
+.PHONY: demo test test-slow test-gpu test-dist test-oracles coverage api lint format docs dist bench bench-gpu pipelines clean
 
 demo: .venv/.dev
 	$(BIN)/python -m dsearch demo --out demo-out
@@ -40,6 +40,10 @@ test-gpu: .venv/.dev
 
 test-dist: .venv/.dev
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m pytest -m dist $(PYTEST_ARGS)
+
+# hpsv2 pins old test tools, so that its own code, and open_clip's, are met in an environment of their own.
+test-oracles: .oracles/.ready
+	DSEARCH_ORACLES=1 .oracles/bin/python -m pytest -m "not slow" tests/test_hps.py $(PYTEST_ARGS)
 
 coverage:
 	$(MAKE) test COVERAGE=1
@@ -79,6 +83,12 @@ $(BIN)/python:
 
 .venv/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
+	touch $@
+
+.oracles/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .oracles
+	.oracles/bin/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[test,clip]' clint
+	.oracles/bin/python -m pip install --no-deps -c constraints.txt hpsv2
 	touch $@
 
 .venv/.docs: .venv/.dev

@@ -1,6 +1,5 @@
 """The laws every method obeys, run over every module of `dsearch.methods` by its `example(reward)`."""
 
-import dataclasses
 import random
 
 import pytest
@@ -321,23 +320,6 @@ def test_a_target_saves_rows_and_leaves_each_prompt_to_itself(example, seed, tar
     assert together.rewards.isfinite().all()
     for b, prompts in enumerate(together.prompts):
         assert torch.equal(together.rewards[b], smooth(together.images[b], prompts))
-
-
-@every_method
-@given(rows=st.integers(1, 400), decodes=st.one_of(st.none(), st.integers(1, 400)))
-def test_within_a_budget_the_largest_size_is_found(example, rows, decodes):
-    method, budget = example(smooth), dsearch.Budget(model_calls=rows, decodes=decodes)
-    if not isinstance(method.plan, dsearch.Sized):
-        with pytest.raises(ValueError, match=f"the plan of {method.name} has no size"):
-            method.within(budget, 6)
-        return
-    sized = {size: dataclasses.replace(method.plan, size=size)(6) for size in range(1, 402)}
-    fitting = [size for size, plan in sized.items() if budget.allows(plan.bill(method.cost))]
-    if not fitting:
-        with pytest.raises(ValueError, match=rf"the smallest {method.name} costs Bill\(.*raise it"):
-            method.within(budget, 6)
-        return
-    assert method.within(budget, 6).plan(6) == sized[max(fitting)]
 
 
 @every_method

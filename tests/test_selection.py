@@ -12,7 +12,7 @@ from strategies import log_weights, populations, scores
 
 from dsearch import KeyedRng, methods
 from dsearch.core import resample as schemes
-from dsearch.core.contract import Choice, Prediction, take
+from dsearch.core.contract import Choice, Prediction, take, weight_dtype
 from dsearch.core.selection import (
     best_child,
     chain,
@@ -389,3 +389,9 @@ def test_replacing_all_or_a_single_beam_is_refused():
         replaced(1 - 1e-10, 2)
     with pytest.raises(ValueError, match="at least 2 beams"):
         replaced(0.5, 1)
+
+
+def test_weights_are_float64_and_a_device_that_cannot_be_asked_says_so_itself():
+    assert weight_dtype(torch.device("cpu")) == torch.float64
+    with pytest.raises(RuntimeError, match="FPGA"):  # and not that it has no float64
+        weight_dtype(torch.device("fpga"))

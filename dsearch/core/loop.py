@@ -201,9 +201,6 @@ def _checked(prompts: str | Sequence[str]) -> list[str]:
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
         raise ValueError("no prompts; pass at least one (the empty string is a prompt)")
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise ValueError(f"prompt {prompt!r} is not a string")
     return prompts
 
 

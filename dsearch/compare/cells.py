@@ -46,7 +46,7 @@ class Search(NamedTuple):
         groups: prompts in it, or pools of them.
         bill: of a group, counted.
         planned: of a group, as the plan said.
-        seconds: with what watches.
+        seconds: held-out rewards included.
         peak_bytes: where the system could say.
         first: whether it is the first of its model in its run, which warms up.
     """

@@ -103,7 +103,7 @@ def _upright(columns: Sequence[Sequence[Panel]]) -> list[list[Panel | None]]:
 
 
 def _rewards(rows: Sequence[Row], anchors: Sequence[tuple[str, Anchor, str]], names: Sequence[str], path: Path) -> None:
-    """Reward against what was spent, and below it what watches: over-optimisation is where the two part."""
+    """Reward against what was spent, and below it the held-out rewards: over-optimisation is where the two part."""
     spent = _unit(rows[0].budget)
     columns = []
     for objective, own in _by_objective(rows):
@@ -165,7 +165,7 @@ def _held_out(rows: Sequence[Row], objective: str, name: str) -> Panel:
             own = _banded([i.mean for i in x], [row.held_out[name].own for row in known])
             series[method] = own._replace(x_intervals=[(i.low, i.high) for i in x])
             points += list(zip(own.x, own.y, strict=True))
-    return Panel(f"searched for {objective}", objective, f"{name}, which watches", series, front=front(points))
+    return Panel(f"searched for {objective}", objective, f"{name}, held out", series, front=front(points))
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -201,7 +201,7 @@ def _along(paths: Mapping[Key, Mapping[int, Interval]], names: Sequence[str], pa
         }
         levels = {name: next(iter(steps.values())).mean for name, steps in own.items() if len(steps) == 1}
         panels.append(
-            Panel(f"searched for {objective}", "step (0 is pure noise)", f"best {objective}, estimated", series, levels)
+            Panel(f"searched for {objective}", "level (0 is pure noise)", f"best {objective}, estimated", series, levels)
         )
     curves([panels], path, names=names)
 
@@ -215,7 +215,7 @@ def _trends(known: Correlations, names: Sequence[str], path: Path) -> None:
             if of == objective
         }
         title = f"searched for {objective}: value on the way and final reward"
-        panels.append(Panel(title, "step (0 is pure noise)", "rank correlation within a prompt", series))
+        panels.append(Panel(title, "level (0 is pure noise)", "rank correlation within a prompt", series))
     curves([panels], path, names=names)
 
 

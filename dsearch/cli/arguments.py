@@ -115,7 +115,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     demo.add_argument("--seeds", type=int, help="repetitions, at least 2 (default: 7)")
     demo.add_argument("--n", type=int, default=8, help="plain images that the bill buys (default: %(default)s)")
     demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that objectives (in the box: its guide; else none)")
-    demo.add_argument("--judge", metavar="DIR", help="the CLIPModel that is held out (in the box: its judge; else none)")
+    demo.add_argument("--judge", metavar="DIR", help="the CLIPModel held out (in the box: its judge; else none)")
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="folder (default: %(default)s)")
 
     paper = command("reproduce", "the experiments of Li et al. 2025, also at equal bills", PAPER)

@@ -27,6 +27,8 @@ COLUMNS = 8
 Drawn = tuple[str, Callable[[Path], object]]
 Correlations = dict[tuple[str, str, str], dict[int, Interval]]
 
+LEVEL = "level (0 is pure noise)"
+
 
 def draw(
     found: Found, rows: Sequence[Row], anchors: Mapping[str, Sequence[tuple[str, Anchor, str]]], out: Path
@@ -200,9 +202,7 @@ def _along(paths: Mapping[Key, Mapping[int, Interval]], names: Sequence[str], pa
             if len(steps) > 1
         }
         levels = {name: next(iter(steps.values())).mean for name, steps in own.items() if len(steps) == 1}
-        panels.append(
-            Panel(f"searched for {objective}", "level (0 is pure noise)", f"best {objective}, estimated", series, levels)
-        )
+        panels.append(Panel(f"searched for {objective}", LEVEL, f"best {objective}, estimated", series, levels))
     curves([panels], path, names=names)
 
 
@@ -215,7 +215,7 @@ def _trends(known: Correlations, names: Sequence[str], path: Path) -> None:
             if of == objective
         }
         title = f"searched for {objective}: value on the way and final reward"
-        panels.append(Panel(title, "level (0 is pure noise)", "rank correlation within a prompt", series))
+        panels.append(Panel(title, LEVEL, "rank correlation within a prompt", series))
     curves([panels], path, names=names)
 
 

@@ -34,8 +34,8 @@ class Row:
         ess: mean effective number of the images that a search returned, by their weights; None where all weigh alike.
         bill: counted units per asked prompt.
         planned: the same, as the plans said.
-        seconds: median over searches of seconds per prompt, held-out rewards included; the first search of a model, which
-            warms up, is left out where there are others.
+        seconds: median over searches of seconds per prompt, held-out rewards included; the first search of a model,
+            which warms up, is left out where there are others.
         peak_bytes: most memory that a search of it has taken.
     """
 

@@ -374,3 +374,17 @@ def test_timings_are_in_files_of_their_own(whole):
     if Path("/proc/self/status").exists():
         assert all(line["peak_bytes"] > 0 for line in lines)
     assert not any("seconds" in record for record in whole.records())
+
+
+def test_what_the_model_does_not_read_of_a_prompt_is_in_its_record(tmp_path):
+    long = "cat " * 90
+    experiment = Experiment(
+        prompts=("cat", long),
+        rewards={"size": Named("compressibility")},
+        methods={"plain": Named("plain", {"beams": 1})},
+        models={"box": Model("box", steps=2, device="cpu")},
+    )
+    with pytest.warns(UserWarning, match="does not read the end of 'cat cat"):
+        records = runs.run(experiment, tmp_path).records()
+    fits, cut = (record["cut"] for record in records)
+    assert fits == "" and set(cut.split()) == {"cat"} and 0 < len(cut) < len(long)

@@ -88,7 +88,7 @@ def _checked(experiment: Experiment, args: argparse.Namespace) -> None:
     if args.eta == 0 and max(method.plan(steps).width) > 1:
         raise UsageError(f"--eta 0 makes all children of {args.method} equal; set it above 0")
     if int(os.environ.get("RANK", "0")) == 0:
-        print(f"{method.name}, {_priced(method, steps)}")
+        print(f"{method.name} on {args.device}, {_priced(method, steps)}")
 
 
 def _shown(run: Run, args: argparse.Namespace) -> None:

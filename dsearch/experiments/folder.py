@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -161,12 +161,22 @@ class Run:
         for left in (self.folder / "units").glob(f".{maker}-*"):
             shutil.rmtree(left)
 
-    def keep(self, unit: Unit, result: Result, timing: Mapping[str, Any], maker: str) -> None:
-        """Writes a unit down: its images, then, in one go, its folder; `maker` is a suffix unique to this writer."""
+    def keep(
+        self,
+        unit: Unit,
+        result: Result,
+        timing: Mapping[str, Any],
+        maker: str,
+        cut: Callable[[str], str] = lambda prompt: "",
+    ) -> None:
+        """Writes a unit down: its images, then, in one go, its folder.
+
+        `maker` is a suffix unique to this writer, `cut` says what of a prompt the model does not read.
+        """
         making = self.folder / "units" / f".{maker}-{unit.name}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
-        records = list(_records(self, unit, result, maker))
+        records = list(_records(self, unit, result, maker, cut))
         write(making / "records.jsonl", "".join(dumps(record) for record in records).encode())
         write(making / "timing.json", dumps({"unit": unit.name, **timing}).encode())
         write(making / "trace.safetensors", _trace_bytes(result))
@@ -192,7 +202,7 @@ def clear(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _records(whole: Run, unit: Unit, result: Result, maker: str) -> Iterator[dict[str, Any]]:
+def _records(whole: Run, unit: Unit, result: Result, maker: str, cut: Callable[[str], str]) -> Iterator[dict[str, Any]]:
     path, ancestor = result.lineage.path(), result.lineage.ancestor()
     place = {whole.experiment.prompts[position]: position for position in unit.positions}  # where prompts are pooled
     pictures = result.images.dim() == 5 and result.images.shape[2] == 3
@@ -206,6 +216,7 @@ def _records(whole: Run, unit: Unit, result: Result, maker: str) -> Iterator[dic
                 **{part: getattr(unit, part) for part in ("model", "objective", "method", "budget", "seed")},
                 "position": unit.positions[b] if len(result.prompts) == len(unit.positions) else place[prompt],
                 "prompt": prompt,
+                "cut": cut(prompt),
                 "rank": k,
                 "image": name,
                 "reward": float(result.rewards[b, k]),

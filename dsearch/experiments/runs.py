@@ -86,7 +86,7 @@ def run(
             with _watched(experiment.models[unit.model].device or default_device()) as spent:
                 result = distributed.search(**options, ranks=ranks, progress=progress and first)
             if result is not None:  # on rank 0
-                whole.keep(unit, result, spent, maker)
+                whole.keep(unit, result, spent, maker, getattr(options["denoiser"], "cut", lambda prompt: ""))
                 done = f"{len(mine) - len(todo) + at + 1}/{len(mine)}"
                 best = float(result.rewards[:, 0].mean())
                 say(f"{done} {_title(experiment, unit)}: {unit.objective} {best:.4f}, {spent['seconds']:.1f} s")

@@ -1,7 +1,6 @@
 """Rewards made of rewards: sums, z-scores, constraints, a memory for expensive ones, threads for slow ones."""
 
 import asyncio
-import hashlib
 import math
 import time
 from collections import OrderedDict
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from dsearch.core.contract import Reward, precise
 from dsearch.rewards._inputs import check_prompts
+from dsearch.rewards._pictures import content
 from dsearch.rewards.compressibility import Compressibility, Incompressibility
 
 __all__ = [
@@ -146,7 +146,7 @@ class Cached:
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """What the reward says, or has said before of the same image and prompt: `[N]`."""
         check_prompts(images, prompts)
-        keys = [_content(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        keys = [content(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         new = sorted(row for key, row in first.items() if key not in self._known)
         found = {key: self._known[key] for key in first if key in self._known}
@@ -284,12 +284,6 @@ def _asked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
             f"{name} returned shape {tuple(said.shape)} for {len(images)} images; return one number per image"
         )
     return said
-
-
-def _content(image: Tensor, prompt: str) -> bytes:
-    pixels = image.detach().cpu().contiguous()
-    about = f"{pixels.dtype} {tuple(pixels.shape)} {prompt}".encode()
-    return hashlib.blake2b(about + b"\0" + pixels.view(torch.uint8).numpy().tobytes(), digest_size=16).digest()
 
 
 def example() -> Weighted:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .core.plan import Plan
 
-__all__ = ["Panel", "Series", "curves", "from_png", "grid", "plan_picture", "to_pil"]
+__all__ = ["Panel", "Series", "curves", "from_png", "grid", "plan_picture", "spread", "to_pil"]
 
 DPI = 130
 
@@ -204,7 +204,7 @@ def _refer(axis, panel: Panel) -> dict[str, Any]:  # type: ignore[no-untyped-def
         axis.axhline(level, color="0.35", ls="--", lw=0.9)
     low, high = axis.get_ylim()
     named = sorted(panel.levels.items(), key=lambda pair: pair[1])
-    heights = _spread([(level - low) / (high - low) for _, level in named])
+    heights = spread([(level - low) / (high - low) for _, level in named])
     for (name, level), height in zip(named, heights, strict=True):  # beside the panel, where no curve is
         ends = {"xy": (1, level), "xycoords": ("axes fraction", "data")}
         text = {"xytext": (1.03, height), "textcoords": "axes fraction", "fontsize": 7, "va": "center"}
@@ -236,7 +236,7 @@ def _literal(text: str) -> str:
     return _plain("\n".join(line if len(line) <= 24 else line[:23] + "…" for line in text.split("\n")))
 
 
-def _spread(heights: Sequence[float], apart: float = 0.05) -> list[float]:
+def spread(heights: Sequence[float], apart: float = 0.05) -> list[float]:
     """Ascending heights in [0, 1] -> the same or near, so far apart that a line of text fits between them."""
     rising = list(accumulate(heights, lambda below, own: max(own, below + apart)))
     falling = accumulate(reversed(rising), lambda above, own: min(own, above - apart), initial=1.0 + apart)

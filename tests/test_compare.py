@@ -27,7 +27,7 @@ from dsearch.experiments import experiment, runs
 from dsearch.experiments.experiment import ExperimentError, Model, Named
 from dsearch.experiments.files import dumps
 from dsearch.experiments.folder import Run, Trace
-from dsearch.plots import _spread
+from dsearch.plots import spread
 
 PLAN = """
 prompts: [a, b, c]
@@ -481,10 +481,10 @@ def test_objectives_stand_beside_one_another_with_what_watches_each(tmp_path):
 
 def test_labels_beside_a_panel_stay_apart_and_within():
     for heights in ([0.1, 0.11, 0.5, 0.97, 0.98, 0.99], [0.4], [], [1.0] * 5):
-        found = _spread(heights)
+        found = spread(heights)
         assert len(found) == len(heights) and all(0 <= h <= 1 for h in found)
         assert all(b - a > 0.0499 for a, b in itertools.pairwise(found))
-    assert _spread([0.1, 0.5]) == [0.1, 0.5]
+    assert spread([0.1, 0.5]) == [0.1, 0.5]
 
 
 def test_the_csv_holds_all_numbers_in_full(tmp_path):

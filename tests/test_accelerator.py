@@ -391,7 +391,7 @@ def test_tokens_are_searched_as_on_the_cpu(name, device, page):
 
 def test_every_adapter_is_among_them():
     tried = {maker.func if isinstance(maker, partial) else maker for _, maker in BACKBONES.values()}
-    tried |= {adapters.from_pipeline, search_step, GaussianMixture, TokenChain, Masked}
+    tried |= {adapters.AnyPipeline, adapters.from_pipeline, search_step, GaussianMixture, TokenChain, Masked}
     assert {info.name for info in iter_modules(adapters.__path__) if not info.name.startswith("_")} == {
         maker.__module__.rpartition(".")[2] for maker in tried
     }
@@ -413,7 +413,8 @@ def test_previews_are_seen_there(name, device, page):
 # ---- rewards ------------------------------------------------------------------------------------------------
 
 REWARDS = [info.name for info in iter_modules(rewards.__path__) if not info.name.startswith("_")]
-ON_HOST = {"combine", "compressibility"}
+ON_HOST = {"combine", "compressibility", "vlm_judge"}
+READS = {"image_reward": 1}  # transformers looks whether a mask masks anything
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -433,7 +434,7 @@ def test_a_reward_says_there_what_it_says_on_the_cpu(name, device, page):
     (there, waits), (here, _) = score(device), score("cpu")
     assert there.device.type == torch.device(device).type
     page(device, apart(there, here), waits)
-    assert name in ON_HOST or waits == 0
+    assert name in ON_HOST or waits <= READS.get(name, 0)
 
 
 # ---- what is made of results --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsearch._torchvision import mend
+from dsearch.core.rng import move
 from dsearch.rewards._inputs import check_images, check_prompts
 from dsearch.rewards._weights import read_weights, require
 from dsearch.rewards.aesthetic import AestheticHead
@@ -94,11 +95,11 @@ class ImageReward:
         # Padded to one length, so that no score depends on its batch-mates' prompts.
         tokens = self._tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
-        ).to(self._where)
+        )
         # The published code reads without a causal mask, though its cross-attention is the decoder's.
         read = self._text(
-            input_ids=tokens["input_ids"],
-            attention_mask=tokens["attention_mask"],
+            input_ids=move(tokens["input_ids"], self._where),
+            attention_mask=move(tokens["attention_mask"], self._where),
             encoder_hidden_states=self._vision(pixel_values=pixels).last_hidden_state,
             is_decoder=False,
         ).last_hidden_state[:, 0]

@@ -43,7 +43,8 @@ test-dist: .venv/.dev
 
 # hpsv2 pins old test tools, so that its own code, and open_clip's, are met in an environment of their own.
 test-oracles: .oracles/.ready
-	DSEARCH_ORACLES=1 .oracles/bin/python -m pytest -m "not slow" tests/test_hps.py $(PYTEST_ARGS)
+	DSEARCH_ORACLES=1 .oracles/bin/python -m pytest -m "not slow" -k hps tests/test_hps.py tests/test_rewards.py \
+		tests/test_accelerator.py tests/test_edges.py $(PYTEST_ARGS)
 
 coverage:
 	$(MAKE) test COVERAGE=1

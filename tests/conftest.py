@@ -6,6 +6,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from dsearch._torchvision import mend
+
+if os.environ.get("DSEARCH_ORACLES"):  # before a test imports diffusers, and with it a torchvision that does not load
+    mend()
+
 torch.set_num_threads(1)
 settings.register_profile("dsearch", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("dsearch")

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.rng import move
+
 __all__ = ["Growth", "alike", "folded", "growth", "joined"]
 
 _DEPTH = 6
@@ -86,7 +88,7 @@ def joined(values: Sequence[Any], how: Growth | None, rows: Sequence[int]) -> An
     if how.kind == "axis":
         at = how.axis + how.inner
         stacked = torch.stack(list(values), at)
-        index = torch.tensor(rows, device=stacked.device)
+        index = move(torch.tensor(rows, device="cpu"), stacked.device)
         return stacked.index_select(at, index).flatten(how.axis, how.axis + 1)
     if how.kind == "length":
         turns = [(k, r) for k in range(len(first)) for r in rows]

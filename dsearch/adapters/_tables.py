@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.rng import move
 from ._kernel import Kernel, _Drawing, kernel
 
 __all__ = ["Levels", "exchanged", "kernel_of"]
@@ -142,7 +143,9 @@ class Tables(Kernel):
         if out.ndim > x.ndim - 1 and out.shape != x.shape and out.shape[-3] == 2 * x.shape[-3]:
             out = out.chunk(2, dim=-3)[0]  # a learned variance, which this kernel does not use
         if self._kind == "edm":
-            return self.scheduler.precondition_outputs(kept, out, torch.tensor(s, device=x.device)).to(x.dtype)
+            return self.scheduler.precondition_outputs(kept, out, move(torch.tensor(s, device="cpu"), x.device)).to(
+                x.dtype
+            )
         if self._kind == "flow":
             mean = kept - s * out
         elif self._kind == "epsilon":

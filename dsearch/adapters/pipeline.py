@@ -143,7 +143,7 @@ class AnyPipeline:
         order = sorted(range(len(index)), key=index.__getitem__)  # rows of a prompt side by side
         groups = [[r for r in order if index[r] == p] for p in sorted(set(index))]
         parts = [self._predicted(cond[index[rows[0]]], x[rows], level, [0] * len(rows)) for rows in groups]
-        back = torch.tensor(order, device=x.device).argsort()
+        back = move(torch.tensor(order, device="cpu"), x.device).argsort()
         return map_tree(lambda *leaves: torch.cat(leaves)[back], *parts)
 
     def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class StableDiffusionXL(Latent):
         config = vae.config
         if config.get("latents_mean") is None or config.get("latents_std") is None:
             return super()._decoded(vae, x0, dtype)
-        mean, std = (torch.tensor(config[name], device=x0.device).view(1, -1, 1, 1) for name in _SPREAD)
+        mean, std = (move(torch.tensor(config[name], device="cpu"), x0.device).view(1, -1, 1, 1) for name in _SPREAD)
         return super()._decoded(vae, x0 * std + mean * config.scaling_factor, dtype)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dsearch._precision import warn_if_emulated
 from dsearch._prompts import tell
+from dsearch.core.rng import move
 from dsearch.rewards._inputs import check_images, check_prompts
 from dsearch.rewards._texts import Remembered
 from dsearch.rewards._weights import read_weights
@@ -124,7 +125,7 @@ def preprocess(images: Tensor, size: int) -> Tensor:
         pixels = F.interpolate(pixels, target, mode="bicubic", align_corners=False, antialias=True)
     top, left = (round((edge - size) / 2) for edge in pixels.shape[-2:])
     pixels = pixels[..., top : top + size, left : left + size]
-    mean, std = (torch.tensor(three, device=images.device)[:, None, None] for three in (MEAN, STD))
+    mean, std = (move(torch.tensor(three, device="cpu"), images.device)[:, None, None] for three in (MEAN, STD))
     return (pixels - mean) / std
 
 

@@ -143,9 +143,8 @@ class Tables(Kernel):
         if out.ndim > x.ndim - 1 and out.shape != x.shape and out.shape[-3] == 2 * x.shape[-3]:
             out = out.chunk(2, dim=-3)[0]  # a learned variance, which this kernel does not use
         if self._kind == "edm":
-            return self.scheduler.precondition_outputs(kept, out, move(torch.tensor(s, device="cpu"), x.device)).to(
-                x.dtype
-            )
+            sigma = move(torch.tensor(s, device="cpu"), x.device)
+            return self.scheduler.precondition_outputs(kept, out, sigma).to(x.dtype)
         if self._kind == "flow":
             mean = kept - s * out
         elif self._kind == "epsilon":

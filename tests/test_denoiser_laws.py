@@ -167,6 +167,55 @@ def test_clean_samples_are_their_own_posterior_mean(name):
     assert torch.equal(pred.x0, x)
 
 
+@every_model
+@torch.no_grad()
+def test_clean_samples_never_meet_the_network(name):
+    """Nothing is billed for them, so nothing may be asked: there are no conditions that a network could read."""
+    model = made(name)
+    x = at(model, model.num_steps)[0].flatten(0, 1)
+    nothing = model.predict(x, model.num_steps, None, torch.zeros(len(x), dtype=torch.long))
+    assert nothing.out is None and torch.equal(nothing.x0, x)
+
+
+CURVED = {"toy": "the mixture's own kernel", "masked": "tokens", "DDIM in pixels": "clips x_0 and not its noise"}
+"""Models whose kernel is not a Gaussian around a combination of x and its posterior mean, and why."""
+
+
+def combined(mean, x, x0):
+    """The combination of x and x0 that is nearest to the mean, all samples together."""
+    parts = torch.stack([x.flatten(), x0.flatten()], dim=1).double()
+    weights = torch.linalg.lstsq(parts, mean.double().flatten()[:, None]).solution
+    return (parts @ weights).view(mean.shape)
+
+
+@pytest.mark.parametrize("name", [name for name in [*NETWORKS, BOX] if name not in CURVED])
+@torch.no_grad()
+def test_a_step_goes_to_one_combination_of_x_and_its_posterior_mean_by_one_deviation(name):
+    """x' = A x + C E[x_0 | x] + d noise, with numbers A, C and d of the step alone: what the search values is what the
+    kernel goes to."""
+    model = made(name)
+    for step in range(model.num_steps):
+        x, pred, _ = at(model, step)
+        noise = model.noise(step, (B, K, W), KeyedRng(5, (0, 1)))
+        mean, children = (model.step(*deep(x, pred), step, drawn) for drawn in (torch.zeros_like(noise), noise))
+        scale = float(mean.abs().max())
+        assert (combined(mean[:, :, 0], x, pred.x0) - mean[:, :, 0]).abs().max() < 1e-5 * scale
+        moved = children - mean
+        deviation = (moved * noise).sum() / noise.square().sum()
+        assert (moved - deviation * noise).abs().max() < 1e-5 * scale
+        assert deviation > 0 or step == model.num_steps - 1
+
+
+@torch.no_grad()
+def test_the_deterministic_step_of_the_toy_ends_at_the_posterior_mean():
+    model = made("toy")
+    for step in range(model.num_steps):
+        x, pred, _ = at(model, step)
+        still = model.deterministic(*deep(x, pred), step)[:, :, 0]
+        assert torch.allclose(combined(still, x, pred.x0), still.double(), atol=1e-5)
+    assert torch.allclose(still, pred.x0, atol=1e-6)
+
+
 EXACT_END = {"SD, Euler ancestral", "SDXL, Euler ancestral", "SD3", "Flux", "masked"}
 """Models whose last kernel leads to the posterior mean itself, without noise."""
 

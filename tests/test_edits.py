@@ -1,11 +1,12 @@
 """Edits of a method survive `within`; what only ranks reads no scale; bills, KL and patience at the edge."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from strategies import METHODS, PROMPTS, assert_same_result, every_method, run, smooth
 
@@ -80,31 +81,41 @@ def test_the_scale_of_the_reward_changes_no_choice_of_what_only_ranks(example, s
     assert torch.equal(plain.images, scaled.images)
 
 
-def test_patience_knows_nothing_of_the_round_before():
-    """Every round of a noise search looks as the first one does: it stops where a run of its own would."""
-    against = {"against": lambda x, prompts: -smooth(x, prompts)}
-    watch = dsearch.HeldOut(against, every=1, patience=2)
-    stops = []
+class Noted(dsearch.Watcher):
+    """What held-out rewards would stop after each step, noted and not done."""
 
-    class Stops(dsearch.Watcher):
-        def begin(self):
-            return self
+    def __init__(self, held_out):
+        self.looking, self.said = held_out.begin(), []
 
-        def survivors(self, step, beams, engine):
-            stops.append((step.step, looking.survivors(step, beams, engine)))
+    def begin(self):
+        return self
 
-    looking = watch.begin()
-    base = methods.random_search(smooth, candidates=2, rounds=3)
+    def survivors(self, step, beams, engine):
+        stop = self.looking.survivors(step, beams, engine)
+        self.said.append([False] * len(beams.value) if stop is None else stop.tolist())
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**30), patience=st.integers(1, 3), every=st.integers(1, 2))
+def test_patience_in_each_round_is_that_of_a_run_of_its_own(seed, patience, every):
+    """What was seen of one round says nothing of the next, whose noise is drawn under a name of its own."""
+    looks = itertools.count()
+    held_out = dsearch.HeldOut({"falls": lambda x, prompts: torch.full([len(x)], -float(next(looks)))}, every, patience)
+    search = methods.random_search(smooth, candidates=2, rounds=3)
 
     def plan(num_steps):  # scored throughout, so that there are values to hold the looks against
-        made = base.plan(num_steps)
+        made = search.plan(num_steps)
         return dsearch.Plan(made.start, made.width, made.keep, (True,) * num_steps)
 
-    run(dataclasses.replace(base, plan=plan), PROMPTS, seed=1, watch=[Stops()])
-    first_looks = [stop for step, stop in stops if step < 2]
-    assert len(first_looks) == 6
-    assert all(stop is None or not stop.any() for stop in first_looks)  # patience of 2 needs three looks of one round
-    assert any(stop is not None and stop.any() for step, stop in stops if step >= 2)
+    whole, rng, alone = Noted(held_out), dsearch.KeyedRng(seed, (0, 1)), []
+    run(dataclasses.replace(search, plan=plan), PROMPTS, rng=rng, watch=[whole])
+    one = dataclasses.replace(search, plan=lambda num_steps: plan(num_steps).split(3), rounds=None)
+    for name in ("round 1", "round 2", "round 3"):
+        noted = Noted(held_out)
+        run(one, PROMPTS, rng=rng.under(name), watch=[noted])
+        alone += noted.said
+    event(f"stopped: {any(map(any, alone))}")
+    assert whole.said == alone
 
 
 def test_a_bill_of_groups_that_stop_apart_is_their_mean_rounded_up():

@@ -12,7 +12,7 @@ from dsearch import Budget, cli, methods, studies
 from dsearch.adapters import toy
 from dsearch.compare import compare
 from dsearch.experiments import build, runs
-from dsearch.experiments.experiment import ExperimentError, Model, Named, load
+from dsearch.experiments.experiment import ExperimentError, Named, load
 from dsearch.experiments.folder import Run
 
 QUICK = ["--seeds", "2", "--steps", "4", "--device", "cpu"]

@@ -4,10 +4,15 @@
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                                   torch without CUDA; on Linux the default build brings several GB of it
 #   make test PYTEST_ARGS="-k plan" further arguments of pytest
+#   make test JOBS=8                tests at once, one thread each; 0 runs them in one process, for a debugger
+#   make test-gpu DSEARCH_DEVICE=mps
+#                                   a device of torch; by default the first accelerator that torch sees
 #   make test COVERAGE=1            the same tests, which lines they ran, and all of dsearch/core required
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+JOBS ?= 2
+DSEARCH_DEVICE ?= auto
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
@@ -16,13 +21,13 @@ ifdef COVERAGE
 COV := --cov --cov-report=term
 endif
 
-.PHONY: demo test test-slow test-dist coverage api lint format docs dist bench clean
+.PHONY: demo test test-slow test-gpu test-dist test-oracles coverage api lint format docs dist bench bench-gpu pipelines clean
 
 demo: .venv/.dev
 	$(BIN)/python -m dsearch demo --out demo-out
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow and not shared and not dist" $(COV) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not shared and not dist" $(COV) $(PYTEST_ARGS)
 ifdef COVERAGE
 	@report=$$($(BIN)/coverage report --include='dsearch/core/*' --fail-under=100) || { echo "$$report"; exit 1; }
 endif
@@ -30,8 +35,15 @@ endif
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m "slow and not shared" $(PYTEST_ARGS)
 
+test-gpu: .venv/.dev
+	DSEARCH_DEVICE=$(DSEARCH_DEVICE) $(BIN)/python -m pytest -m "device or cuda" $(PYTEST_ARGS)
+
 test-dist: .venv/.dev
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m pytest -m dist $(PYTEST_ARGS)
+
+# hpsv2 pins old test tools, so that its own code, and open_clip's, are met in an environment of their own.
+test-oracles: .oracles/.ready
+	DSEARCH_ORACLES=1 .oracles/bin/python -m pytest -m "not slow" tests/test_hps.py $(PYTEST_ARGS)
 
 coverage:
 	$(MAKE) test COVERAGE=1
@@ -57,6 +69,12 @@ dist: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python benchmarks/throughput.py
 
+bench-gpu: .venv/.dev
+	$(BIN)/python benchmarks/throughput.py --device $(DSEARCH_DEVICE) --width 8 --repeats 3
+
+pipelines: .venv/.dev
+	$(BIN)/python benchmarks/pipelines.py --docs docs/pipelines.md
+
 clean:
 	rm -rf build dist site demo-out .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
@@ -65,6 +83,12 @@ $(BIN)/python:
 
 .venv/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
+	touch $@
+
+.oracles/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .oracles
+	.oracles/bin/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[test,clip]' clint
+	.oracles/bin/python -m pip install --no-deps -c constraints.txt hpsv2
 	touch $@
 
 .venv/.docs: .venv/.dev

@@ -77,10 +77,10 @@ def search(world: Workshop, folder: Path, guide: str, bill: int, seeds: int) -> 
     for name, v in values.items():
         method = methods.svdd(reward, value=v).within(Budget(model_calls=bill * STEPS), STEPS)
         began = time.perf_counter()
-        result = dsearch.search(world.model("box"), method, prompts, ids=ids, chunk=64)
+        result = dsearch.search(world.model("box"), method, prompts, ids=ids, chunks=dsearch.Chunks(network=64))
         seconds = time.perf_counter() - began
         judge = world.reward("judge", "box")(result.images[:, 0], prompts)
-        cell = {"guide": guide, "n": bill, "value": name, "bill": result.bill, "seconds": seconds}
+        cell = {"guide": guide, "n": bill, "value": name, "bill": result.cost.bill, "seconds": seconds}
         found.append(cell | {"reward": result.rewards[:, 0].tolist(), "judge": judge.tolist()})
         print(guide, bill, name, f"{result.rewards[:, 0].mean():.4f} {seconds:.0f} s", flush=True)
     return found

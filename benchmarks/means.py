@@ -12,6 +12,7 @@ turns. What the fast stack says of the children that the float32 search meets is
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -160,11 +161,11 @@ class Both:
         self.agree, self.regret = [], []
 
     def __call__(self, children: Any, step: int, engine: Any) -> Tensor:
-        exact = engine.reward(children.pred.x0, children.prompt, step)
+        exact = engine.reward(children.pred.x0, children.prompt_index, step)
         model, prompts = self.other.model, engine.prompts
         if self.cond is None:
             self.cond = model.encode(prompts)
-        rows, texts = children.prompt.flatten(), [prompts[p] for p in children.prompt.flatten().tolist()]
+        rows, texts = children.prompt_index.flatten(), [prompts[p] for p in children.prompt_index.flatten().tolist()]
         said = []
         for part in torch.arange(len(rows), device=rows.device).split(self.other.options["chunk"]):
             x0 = model.predict(children.x.flatten(0, 1)[part], step, self.cond, rows[part]).x0
@@ -182,7 +183,7 @@ class Both:
 def agreement(args: argparse.Namespace, precise: Stack, other: Stack, width: int) -> tuple[float, float]:
     """How often both choose the same of `width` children, and what the other's choice loses in their deviations."""
     both = Both(other)
-    method = dsearch.methods.svdd(precise.reward, width)._replace(value=both)
+    method = dataclasses.replace(dsearch.methods.svdd(precise.reward, width), value=both)
     for seed in range(args.seeds):
         dsearch.search(precise.model, method, PROMPTS, seed=seed)
     return sum(both.agree) / len(both.agree), sum(both.regret) / len(both.regret)
@@ -290,7 +291,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 wait(args.device)
                 if turn:
                     times[stack.name].append(time.perf_counter() - began)
-                spent[stack.name] = None if stack.alone else result.spent
+                spent[stack.name] = None if stack.alone else result.cost.spent
                 print(f"{plan.name}, {stack.name}: {time.perf_counter() - began:.2f} s", file=sys.stderr, flush=True)
         first = median(times[every[0].name])
         for stack in every:

@@ -17,7 +17,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,6 @@ from torch import Tensor, nn
 import dsearch
 from dsearch.adapters.masked import Masked, Order
 from dsearch.compare.metrics import Interval, interval
-from dsearch.core.plan import largest
 
 BEGIN, END = "<!-- names: begin -->", "<!-- names: end -->"
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -135,19 +134,16 @@ class Bigrams:
 
 def methods(n: int, lam: float) -> dict[str, dsearch.Method]:
     """The methods of `dsearch demo`, and Feynman-Kac steering, within the rows of n plain words."""
-    made, half, limit = dsearch.methods, max(2, n // 2), n * LENGTH
-
-    def fit(make: Callable[[int], dsearch.Method], at_least: int = 1) -> dsearch.Method:
-        return make(largest(lambda size: make(size).bill(LENGTH).model_calls, limit, at_least))
-
-    return {
-        "plain": made.plain(count, n),
-        "best-of-N": made.best_of_n(count, n),
-        "SVDD": fit(lambda width: made.svdd(count, width)),
-        "DSearch": fit(lambda rows: made.dsearch(count, n, 1, rows), n),
-        "DSearch-R": fit(lambda rows: made.dsearch_r(count, half, rows, 1 / half, search="all"), half),
-        "FK steering": fit(lambda k: made.fk(count, k, lam, every=1)),  # at every step, as the others look
+    made, half = dsearch.methods, max(2, n // 2)
+    sized = {
+        "plain": made.plain(count),
+        "best-of-N": made.best_of_n(count),
+        "SVDD": made.svdd(count),
+        "DSearch": made.dsearch(count, n, 1, n),
+        "DSearch-R": made.dsearch_r(count, half, 2 * half, 1 / half, search="all"),
+        "FK steering": made.fk(count, lam=lam, every=1),  # at every step, as the others look
     }
+    return {name: method.within(dsearch.Budget(model_calls=n * LENGTH), LENGTH) for name, method in sized.items()}
 
 
 Row = dict[str, Any]
@@ -156,7 +152,9 @@ Row = dict[str, Any]
 def searched(denoiser: Masked, method: dsearch.Method, letters: str, words: int, seed: int) -> list[list[str]]:
     """`words` independent searches a letter -> the word that each leaves its user with, by letter."""
     prompts = [letter for letter in letters for _ in range(words)]
-    result = dsearch.search(denoiser, method, prompts, seed=seed, chunk=None, decode_chunk=None, reward_chunk=None)
+    result = dsearch.search(
+        denoiser, method, prompts, seed=seed, chunks=dsearch.Chunks(network=None, decoder=None, reward=None)
+    )
     # Where nothing chooses, a word drawn blindly: that of the first beam.
     blind = not any(method.plan(LENGTH).score)
     at = (result.lineage.ancestor() == 0).int().argmax(1).tolist() if blind else [0] * len(prompts)

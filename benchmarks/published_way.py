@@ -63,8 +63,8 @@ def searches(kind: str, i: int, n: int, coin: float) -> bool:
 
 def beams_left(kind: str, i: int, n: int, start: int, end: int) -> int:
     """Beams that step i of n + 1 leaves."""
-    if kind == "none":
-        return start
+    if kind == "none":  # the script's list of sizes is then `bs` throughout, whatever the oversampling
+        return end
     if kind == "exponential":
         left = start * (end / start) ** (i / n)
     elif kind == "linear":

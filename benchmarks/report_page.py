@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dsearch.core.contract import Step
 from dsearch.core.result import Lineage
-from dsearch.core.steps import Step
 from dsearch.experiments import folder
 from dsearch.experiments.experiment import parse
 from dsearch.experiments.files import dumps, write
@@ -137,7 +137,7 @@ def _unit(
         write(run.folder / name, images[p % len(images)])
         records.append(
             {
-                **{part: getattr(unit, part) for part in ("model", "guide", "method", "budget", "seed")},
+                **{part: getattr(unit, part) for part in ("model", "objective", "method", "budget", "seed")},
                 **{
                     "unit": unit.name,
                     "position": p,
@@ -147,7 +147,7 @@ def _unit(
                     "log_w": 0.0,
                     "kl": None,
                 },
-                **{"reward": float(values[-1][p, 0]), "observed": {"judge": 0.7}, "ancestor": 0},
+                **{"reward": float(values[-1][p, 0]), "held_out": {"judge": 0.7}, "ancestor": 0},
                 **{"path": lineage.path()[p, 0].tolist(), "bill": bill, "planned": bill},
             }
         )

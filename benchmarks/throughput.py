@@ -1,7 +1,7 @@
 """The loop's speed: against the published way of searching, and over the bare network calls that its bill needs.
 
     python benchmarks/throughput.py                             # the model in the box, on this machine
-    python benchmarks/throughput.py --model DIR --device cuda   # any Stable Diffusion folder of diffusers
+    python benchmarks/throughput.py --model DIR --device auto   # a Stable Diffusion folder, torch's first accelerator
     python benchmarks/throughput.py --docs docs/benchmarks.md   # and put the tables into the page
 
 Everything is timed side by side in one run, in turns, and medians are shown, for machines are noisy. The published way
@@ -92,8 +92,8 @@ class Bench:
         return self.now() - began, result
 
     def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
 
     def rng(self) -> dsearch.KeyedRng:
         return dsearch.KeyedRng(self.args.seed, (0,))
@@ -170,7 +170,7 @@ def measure(bench: Bench, setting: Setting) -> dict[str, Any]:
         seconds, theirs = bench.published(setting)
         published.append(seconds)
         assert_same_choices(ours, theirs)
-    bill = ours.bill._asdict()
+    bill = ours.cost.bill._asdict()
     floor = sum(rows * best(bare[kind])[1] for kind, rows in zip(bare, bill.values(), strict=True))
     return {
         "name": setting.name,
@@ -321,7 +321,11 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--prompts", nargs="+", default=list(PROMPTS), metavar="PROMPT")
     parser.add_argument("--width", type=int, help="one line only: SVDD with so many children")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="auto: the first accelerator that torch sees; without one, nothing is measured",
+    )
     parser.add_argument("--repeats", type=int, default=5, help="rounds, of which medians are taken")
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: processor seconds, on a busy machine (CPU only)"
@@ -334,6 +338,11 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> None:
     args = parsed(argv)
+    if args.device == "auto":
+        if not torch.accelerator.is_available():
+            print("no accelerator here: nothing to measure")
+            return
+        args.device = str(torch.accelerator.current_accelerator())
     torch.set_num_threads(args.threads)
     bench = Bench(args)
     report = {

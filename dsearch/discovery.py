@@ -1,4 +1,4 @@
-"""Finds the modules of a folder by themselves: what is added there is one new file, and no list is edited."""
+"""Discovers the modules of a folder: to add one is to add a file, and no list is edited."""
 
 from collections.abc import Iterable, Iterator
 from importlib import import_module

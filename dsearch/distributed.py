@@ -26,12 +26,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .core.contract import Denoiser, Method, Tree, map_tree
-from .core.loop import search as search_alone
-from .core.panel import Look
+from .core.chunks import Chunks
+from .core.contract import Denoiser, Tree, map_tree
+from .core.method import Method
 from .core.plan import Bill, positive
-from .core.result import Lineage, Result
-from .core.steps import Step
+from .core.result import Cost
+from .entry import search as search_alone
+from .result import Result
 
 __all__ = ["Ranks", "RanksLost", "joined", "processes", "search"]
 
@@ -82,14 +83,14 @@ class Ranks:
 
     def total(self, bill: Bill) -> Bill:
         """What all processes spent together."""
-        spent = self._carried(torch.tensor(list(bill)), torch.int64)
+        spent = self._carried(torch.tensor(list(bill), device="cpu"), torch.int64)
         self._together(spent, lambda: dist.all_reduce(spent))
         return Bill(*spent.tolist())
 
     def collect(self, item: Any) -> list[Any] | None:
         """One object of each rank, on rank 0; None on the others."""
         into: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        self._together(torch.empty(0), lambda: dist.gather_object(item, into))
+        self._together(torch.empty(0, device="cpu"), lambda: dist.gather_object(item, into))
         return into
 
     def told(self, item: Any) -> Any:
@@ -98,7 +99,7 @@ class Ranks:
 
     def _told(self, item: Any, source: int) -> Any:
         said = [item]
-        self._together(torch.empty(0), lambda: dist.broadcast_object_list(said, src=source))
+        self._together(torch.empty(0, device="cpu"), lambda: dist.broadcast_object_list(said, src=source))
         return said[0]
 
     def _agreed(self, dtype: torch.dtype) -> torch.dtype:
@@ -164,8 +165,8 @@ def search(
         method: the method.
         prompts: all of them.
         ranks: the processes, from `processes()`.
-        batch: prompts of a process at a time; None for all. After each round of batches rank 0 gets what is finished.
-        ids: one a prompt, as in `dsearch.search`; positions by default, whatever the split.
+        batch: prompts per process at a time; None for all. After each round of batches rank 0 gets what is finished.
+        ids: one per prompt, as in `dsearch.search`; positions by default, whatever the split.
         each: on rank 0, told of each finished part and of the positions of its prompts, to write it down.
         **options: others of `dsearch.search`.
 
@@ -224,63 +225,26 @@ def joined(results: Sequence[Result]) -> Result:
 
     if any([s.alive for s in result.trace] != [s.alive for s in one.trace] for result in results):
         raise ValueError("these noise searches ended after different numbers of rounds; keep their results apart")
-
-    def cat(leaves: Sequence[Tensor | None]) -> Any:
-        known = [leaf for leaf in leaves if leaf is not None]
-        return torch.cat(known) if len(known) == len(leaves) else None
-
-    groups = [len(result.rewards) for result in results]
+    known = all(result.kl is not None for result in results)
+    alike = [replace(result, prompts=[], kl=result.kl if known else None) for result in results]
     spent, watched = Bill(), Bill()
     for result in results:
-        spent, watched = spent.plus(result.spent), watched.plus(result.watched)
-    steps = list(zip(*(result.trace for result in results), strict=True))
-    looks = list(zip(*(result.looks for result in results), strict=True))
+        spent, watched = spent.plus(result.cost.spent), watched.plus(result.cost.watched)
     return replace(
-        one,
-        images=cat([r.images for r in results]),
-        rewards=cat([r.rewards for r in results]),
-        latents=cat([r.latents for r in results]),
+        map_tree(lambda *leaves: torch.cat(leaves), *alike),
         prompts=[texts for result in results for texts in result.prompts],
-        log_w=cat([r.log_w for r in results]),
-        trace=[Step(s[0].step, s[0].alive, s[0].width, cat([t.values for t in s])) for s in steps],
-        lineage=Lineage(
-            tuple(cat(parts) for parts in zip(*(r.lineage.child for r in results), strict=True)),
-            one.lineage.width,
-            cat([r.lineage.order for r in results]),
-        ),
-        kl=cat([r.kl for r in results]),
-        bill=Bill(*(-(-unit // sum(groups)) for unit in spent)),
-        spent=spent,
-        complete=all(result.complete for result in results),
-        looks=[
-            Look(at[0].step, cat([a.guide for a in at]), {n: cat([a.scores[n] for a in at]) for n in at[0].scores})
-            for at in looks
-        ],
-        watched=watched,
-        thumbnails=[cat(parts) for parts in zip(*(result.thumbnails for result in results), strict=True)],
-        chunks={name: _least([result.chunks[name] for result in results]) for name in one.chunks},
+        cost=Cost(one.cost.planned, spent, watched, sum(result.cost.groups for result in results)),
+        chunks=_least([result.chunks for result in results]),
     )
 
 
-def _least(sizes: Sequence[int | None]) -> int | None:
-    known = [size for size in sizes if size is not None]
-    return min(known) if known else None
+def _least(chunks: Sequence[Chunks]) -> Chunks:
+    """The sizes that fitted everywhere."""
+    kinds = ("network", "decoder", "reward")
+    sizes = {kind: [size for one in chunks if (size := getattr(one, kind)) is not None] for kind in kinds}
+    least: dict[str, Any] = {kind: min(found) if found else None for kind, found in sizes.items()}
+    return replace(chunks[0], **least)
 
 
 def _on_cpu(result: Result) -> Result:
-    def move(tree: Tree) -> Tree:
-        return map_tree(lambda leaf: leaf.cpu(), tree)
-
-    return replace(
-        result,
-        images=move(result.images),
-        rewards=move(result.rewards),
-        latents=move(result.latents),
-        log_w=move(result.log_w),
-        trace=[step._replace(values=move(step.values)) for step in result.trace],
-        lineage=Lineage(move(result.lineage.child), result.lineage.width, move(result.lineage.order)),
-        kl=move(result.kl),
-        looks=[
-            Look(look.step, move(look.guide), {n: move(s) for n, s in look.scores.items()}) for look in result.looks
-        ],
-    )
+    return map_tree(lambda leaf: leaf.cpu(), result)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._optional import optional
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -16,14 +18,15 @@ if TYPE_CHECKING:
 
     from .core.plan import Plan
 
-__all__ = ["Panel", "Series", "curves", "from_png", "grid", "plan_picture", "to_pil"]
+__all__ = ["Panel", "Series", "curves", "from_png", "grid", "plan_picture", "spread", "to_pil"]
 
 DPI = 130
 
 
 def to_pil(images: Tensor) -> list[Image]:
     """Images `[N, 3, H, W]` in [0, 1] -> N Pillow images, 8 bits a channel, rounded."""
-    from PIL import Image
+    with optional():
+        from PIL import Image
 
     bytes_ = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in bytes_]
@@ -32,7 +35,9 @@ def to_pil(images: Tensor) -> list[Image]:
 def from_png(file: Path) -> Tensor:
     """A picture's file -> `[3, H, W]` in [0, 1]."""
     import numpy as np
-    from PIL import Image
+
+    with optional():
+        from PIL import Image
 
     with Image.open(file) as picture:
         return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
@@ -40,13 +45,13 @@ def from_png(file: Path) -> Tensor:
 
 def grid(cells: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequence[str], path: Path) -> None:
     """A labelled grid of pictures `[3, H, W]` in [0, 1]: `cells[row][column]`, written as a PNG."""
-    plt = _pyplot()
     pixels = max(cells[0][0].shape[-2:])
     inch = min(max(1.15, pixels / DPI), 2.0)  # small pictures are enlarged, large ones keep about 256 pixels
     smooth = "antialiased" if pixels > inch * DPI else "nearest"
     longest = max(len(line) for row in rows for line in _literal(row).split("\n"))
     size = (inch * len(columns) + max(1.1, 0.4 + 0.08 * longest), inch * len(rows) + 0.5)
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False)
+    figure = _figure(figsize=size)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for r, row in enumerate(rows):
         for c, column in enumerate(columns):
             axis = axes[r][c]
@@ -114,19 +119,12 @@ def curves(
         log_x: x doubles from tick to tick.
         names: whose colours are settled first, so that several figures share them.
     """
-    plt = _pyplot()
     shown = dict.fromkeys(name for row in panels for panel in row if panel for name in panel.series)
     names = list(dict.fromkeys([*names, *shown]))
     many = len(names) > 10  # more than the default colours
-    shades = plt.get_cmap("tab20").colors
-    colour = {name: shades[i % 20] if many else f"C{i}" for i, name in enumerate(names)}
-    figure, axes = plt.subplots(
-        len(panels),
-        len(panels[0]),
-        figsize=(5 * len(panels[0]), 3.5 * len(panels) + 0.6),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = _figure(figsize=(5 * len(panels[0]), 3.5 * len(panels) + 0.6), layout="constrained")
+    axes = figure.subplots(len(panels), len(panels[0]), squeeze=False)
+    colour = {name: _shades()[i % 20] if many else f"C{i}" for i, name in enumerate(names)}
     handles: dict[str, Any] = {}
     for row, line in zip(panels, axes, strict=True):
         for panel, axis in zip(row, line, strict=True):
@@ -149,13 +147,13 @@ def curves(
 
 
 def plan_picture(plans: Mapping[str, Plan], path: Path) -> None:
-    """Beams b(t), children w(t) and rows of each step, a line a method (like the paper's figure of its schedules)."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.5))
+    """Beams b(t), children w(t) and rows of each step, a line per method (like the paper's figure of its schedules)."""
+    figure = _figure(figsize=(13, 3.5))
+    axes = figure.subplots(1, 3)
     for name, plan in plans.items():
         for axis, counts in zip(axes, (plan.alive, plan.width, plan.rows), strict=True):
             axis.step(range(plan.num_steps), counts, where="mid", label=name)
-    for axis, label in zip(axes, ("beams alive", "children a beam", "rows"), strict=True):
+    for axis, label in zip(axes, ("beams alive", "children per beam", "rows"), strict=True):
         axis.set(xlabel="step (0 is pure noise)", ylabel=label)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
@@ -206,7 +204,7 @@ def _refer(axis, panel: Panel) -> dict[str, Any]:  # type: ignore[no-untyped-def
         axis.axhline(level, color="0.35", ls="--", lw=0.9)
     low, high = axis.get_ylim()
     named = sorted(panel.levels.items(), key=lambda pair: pair[1])
-    heights = _spread([(level - low) / (high - low) for _, level in named])
+    heights = spread([(level - low) / (high - low) for _, level in named])
     for (name, level), height in zip(named, heights, strict=True):  # beside the panel, where no curve is
         ends = {"xy": (1, level), "xycoords": ("axes fraction", "data")}
         text = {"xytext": (1.03, height), "textcoords": "axes fraction", "fontsize": 7, "va": "center"}
@@ -218,13 +216,19 @@ def _refer(axis, panel: Panel) -> dict[str, Any]:  # type: ignore[no-untyped-def
     return {"Pareto front": line}
 
 
-def _pyplot() -> Any:
+def _figure(**options: Any) -> Any:
+    """A figure that is only ever written to a file: no window, and pyplot's state stays the user's."""
+    with optional():
+        from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
+def _shades() -> Any:
     import matplotlib
 
-    matplotlib.use("agg")  # files only: no window, no display needed
-    import matplotlib.pyplot as plt
-
-    return plt
+    twenty: Any = matplotlib.colormaps["tab20"]
+    return twenty.colors
 
 
 def _literal(text: str) -> str:
@@ -232,7 +236,7 @@ def _literal(text: str) -> str:
     return _plain("\n".join(line if len(line) <= 24 else line[:23] + "…" for line in text.split("\n")))
 
 
-def _spread(heights: Sequence[float], apart: float = 0.05) -> list[float]:
+def spread(heights: Sequence[float], apart: float = 0.05) -> list[float]:
     """Ascending heights in [0, 1] -> the same or near, so far apart that a line of text fits between them."""
     rising = list(accumulate(heights, lambda below, own: max(own, below + apart)))
     falling = accumulate(reversed(rising), lambda above, own: min(own, above - apart), initial=1.0 + apart)
@@ -246,4 +250,3 @@ def _plain(text: str) -> str:
 
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
     figure.savefig(path, dpi=DPI)
-    _pyplot().close(figure)

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 import dsearch
-from dsearch import Bill, Budget, Denoiser, Method, Plan, Prediction, Reward, Rng, Scores
+from dsearch import Bill, Budget, Choice, Denoiser, Method, Plan, Prediction, Reward, Rng, Scores, plans, potential
 from dsearch.adapters import GaussianMixture
-from dsearch.core import potential
-from dsearch.core.contract import Choice
-from dsearch.core.plan import uniform_plan
-from dsearch.core.value import posterior_mean
 from dsearch.rewards.combine import weighted
+from dsearch.values import posterior_mean
 
 
 def height(images: Tensor, prompts: list[str]) -> Tensor:
@@ -45,7 +42,7 @@ def median(reward: Reward, width: int = 3) -> Method:
     """A method is a plan and three functions."""
 
     def plan(num_steps: int) -> Plan:
-        return uniform_plan(num_steps, 1, width)
+        return plans.uniform_plan(num_steps, 1, width)
 
     return Method(plan, reward, posterior_mean, potential.none, median_child, name="median")
 
@@ -85,10 +82,10 @@ def main() -> None:
     models: list[Denoiser] = [Walk(), GaussianMixture(num_steps=4)]
     for model in models:
         for method in (median(reward), dsearch.methods.svdd(reward, width=4).within(Budget(model_calls=13), 4)):
-            result = dsearch.search(model, method, ["a", "b"], seed=1, observe={"height": height})
-            spent: Bill = result.bill
+            result = dsearch.search(model, method, ["a", "b"], seed=1, watch=[dsearch.HeldOut({"height": height})])
+            spent: Bill = result.cost.bill
             best: Tensor = result.rewards[:, 0]
-            assert spent == result.planned and best.shape == (2,) and result.observed["height"].shape == (2, 1)
+            assert spent == result.cost.planned and best.shape == (2,) and result.held_out["height"].shape == (2, 1)
     print(f"dsearch {dsearch.__version__}: {len(models)} models searched")
 
 

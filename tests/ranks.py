@@ -1,5 +1,6 @@
 """What `test_distributed.py` runs under torchrun: searches on all processes, saved by rank 0."""
 
+import dataclasses
 import sys
 
 import torch
@@ -17,15 +18,15 @@ CASES = {
     "five prompts": (SVDD, 5, {}),
     "five in batches": (SVDD, 5, {"batch": 2}),
     "a child or two": (methods.svdd(smooth, width=2), 1, {}),
-    "children in blocks": (SVDD, 1, {"chunk": 1, "decode_chunk": 2, "reward_chunk": 1}),
-    "beams": (methods.dsearch(smooth, beams=5, keep=2, budget=20), 1, {}),
-    "replacement": (methods.dsearch_r(smooth, beams=5, budget=20, rate=0.2), 1, {}),
+    "children in blocks": (SVDD, 1, {"chunks": dsearch.Chunks(1, 2, 1)}),
+    "beams": (methods.dsearch(smooth, beams=5, keep=2, rows_per_step=20), 1, {}),
+    "replacement": (methods.dsearch_r(smooth, beams=5, rows_per_step=20, rate=0.2), 1, {}),
     "particles": (methods.fk(smooth, particles=7), 1, {}),
     "best of n": (methods.best_of_n(smooth, 7), 1, {}),
     "softmax": (methods.svdd(smooth, width=5, temperature=0.5), 1, {}),
-    "rollouts": (SVDD._replace(value=Lookahead(2, rollouts=3)), 1, {}),
-    "stops early": (SVDD, 1, {"target": -0.3}),
-    "watched": (SVDD, 1, {"observe": {"first": lambda x, prompts: x[:, 0]}}),
+    "rollouts": (dataclasses.replace(SVDD, value=Lookahead(2, rollouts=3)), 1, {}),
+    "stops early": (SVDD, 1, {"watch": [dsearch.Target(-0.3)]}),
+    "watched": (SVDD, 1, {"watch": [dsearch.HeldOut({"first": lambda x, prompts: x[:, 0]})]}),
     "rounds": (methods.zero_order(smooth, rounds=2, candidates=5), 1, {}),
     "half precision values": (methods.svdd(lambda x, prompts: smooth(x, prompts).double(), width=2), 1, {}),
 }
@@ -47,9 +48,9 @@ def said(result):
         **{name: getattr(result, name) for name in ("images", "rewards", "latents", "log_w", "kl", "prompts")},
         "values": [step.values for step in result.trace],
         "path": result.lineage.path(),
-        "bill": result.spent,
-        "watched": result.watched,
-        "observed": result.observed,
+        "bill": result.cost.spent,
+        "watched": result.cost.watched,
+        "held out": result.held_out,
     }
 
 

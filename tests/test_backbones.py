@@ -1,6 +1,7 @@
 """Every backbone and scheduler against diffusers' own pipelines, the oracles; the flow's SDE in closed form."""
 
 import copy
+import dataclasses
 from functools import partial
 
 import diffusers
@@ -37,7 +38,7 @@ def noises(shape, prompts=2, seed=3):
 
 
 def searched(denoiser, prompts=PROMPTS, noise=None):
-    plain = dsearch.methods.plain(tiny.contrast)
+    plain = dsearch.methods.plain(tiny.contrast, 1)
     return dsearch.search(denoiser, plain, prompts, rng=noise or noises(denoiser._shape, len(prompts)))
 
 
@@ -263,7 +264,7 @@ def test_a_search_finds_more_than_plain_sampling_and_changes_nothing_of_the_pipe
     denoiser = adapter(pipe, num_inference_steps=STEPS)
     prompts = ["", ""] if adapter is DDPM else PROMPTS
     found = dsearch.search(denoiser, dsearch.methods.svdd(tiny.contrast, 6), prompts, seed=1)
-    plain = dsearch.search(denoiser, dsearch.methods.plain(tiny.contrast), prompts, seed=1)
+    plain = dsearch.search(denoiser, dsearch.methods.plain(tiny.contrast, 1), prompts, seed=1)
     assert (found.rewards > plain.rewards).all()
     assert freed == [True, True]
     assert_same(before, state(pipe))
@@ -331,7 +332,7 @@ def test_a_deterministic_rollout_needs_a_scheduler_that_has_one(name):
     from dsearch.core.value import Lookahead
 
     denoiser = StableDiffusion(tiny.pipeline(scheduler(name)), num_inference_steps=STEPS)
-    method = dsearch.methods.svdd(tiny.contrast, 2)._replace(value=Lookahead(1, deterministic=True))
+    method = dataclasses.replace(dsearch.methods.svdd(tiny.contrast, 2), value=Lookahead(1, deterministic=True))
     with pytest.raises(TypeError, match="has no deterministic step; use stochastic rollouts"):
         dsearch.search(denoiser, method, "cat")
 

@@ -160,7 +160,7 @@ def test_the_preview_shows_what_the_vae_shows_and_ranks_alike(pipe, clips):
     denoiser = StableDiffusion(pipe, num_inference_steps=8, guidance_scale=2.5, preview=tiny)
     seen = []
     plain = dsearch.methods.plain(Compressibility(), 24)
-    dsearch.search(denoiser, plain, "cat", callback=lambda step, beams: seen.append(beams.pred.x0[0]))
+    dsearch.search(denoiser, plain, "cat", watch=[lambda step, beams: seen.append(beams.pred.x0[0])])
     for x0 in (seen[3], seen[-1]):
         with torch.no_grad():
             full, quick = denoiser.decode(x0), denoiser.preview(x0)

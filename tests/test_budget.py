@@ -1,5 +1,6 @@
 """Budgets: what they allow, and the largest method that they buy."""
 
+import dataclasses
 import math
 
 import pytest
@@ -54,11 +55,12 @@ def test_within_is_the_largest_size_that_fits(example, unit, limit, steps):
     """Against a look at every size up to one that is far too large."""
     method = example(smooth)
     budget = Budget(seconds=float(limit), prices=PRICES) if unit == "seconds" else Budget(**{unit: limit})
-    if method.sized is None:
-        with pytest.raises(ValueError, match="does not say how it is sized"):
+    if not isinstance(method.plan, dsearch.Sized):
+        with pytest.raises(ValueError, match="has no size"):
             method.within(budget, steps)
         return
-    bills = [method.sized(size).bill(steps) for size in range(1, 400)]
+    plans = [dataclasses.replace(method.plan, size=size) for size in range(1, 400)]
+    bills = [dataclasses.replace(method, plan=plan).bill(steps) for plan in plans]
     if not budget.allows(bills[-1]):
         fits = [bill for bill in bills if budget.allows(bill)]
         if not budget.allows(bills[0]):
@@ -76,7 +78,8 @@ def test_seconds_are_reckoned_at_their_prices():
 
 
 def test_a_method_whose_bill_does_not_rise_has_no_largest_size():
-    flat = methods.svdd(smooth, 2)._replace(sized=lambda size: methods.svdd(smooth, 2))
+    svdd = methods.svdd(smooth, 2)
+    flat = dataclasses.replace(svdd, plan=dsearch.Sized(lambda size, num_steps: svdd.plan(num_steps), 1))
     with pytest.raises(ValueError, match="its bill does not rise"):
         flat.within(Budget(model_calls=100), 4)
 

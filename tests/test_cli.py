@@ -43,7 +43,9 @@ def test_generate_writes_pictures_a_grid_and_records_that_agree(tmp_path, capsys
     records = written(out)
     assert [(r["prompt"], r["rank"]) for r in records] == [("cat", 0), ("cat", 1), ("panda", 0), ("panda", 1)]
     config = json.loads((out / "run.json").read_text())
-    assert config["experiment"]["methods"] == {"dsearch": {"kind": "dsearch", "beams": 2, "budget": 4, "keep": 2}}
+    assert config["experiment"]["methods"] == {
+        "dsearch": {"kind": "dsearch", "beams": 2, "rows_per_step": 4, "keep": 2}
+    }
     assert config["devices"] == {"box": "cpu, float32"} and config["versions"]["torch"] == torch.__version__
     for record in records:
         assert record["bill"] == record["planned"] == methods.dsearch(len, 2, 2, 4).bill(3)._asdict()
@@ -55,20 +57,20 @@ def test_generate_writes_pictures_a_grid_and_records_that_agree(tmp_path, capsys
 
 def test_rewards_that_watch_are_told_beside_the_one_that_steers(tmp_path, capsys):
     words = ["generate", "cat", "panda", *QUICK, "--method", "svdd", "--rows-per-step", "2", "--out", str(tmp_path)]
-    assert cli.main([*words, "--observe", "clip", "colourfulness"]) == 0
+    assert cli.main([*words, "--held-out", "clip", "colourfulness"]) == 0
     told = capsys.readouterr().out
     assert told.splitlines()[1].split() == ["compressibility", "clip", "colourfulness"]
     for record, line in zip(written(tmp_path), told.splitlines()[2:], strict=False):
         shown = [float(word) for word in line.split()[:3]]
-        assert shown == pytest.approx([record["reward"], *record["observed"].values()], abs=1e-4)
+        assert shown == pytest.approx([record["reward"], *record["held_out"].values()], abs=1e-4)
         pixels = torch.from_numpy(np.array(Image.open(tmp_path / record["image"]))).permute(2, 0, 1)[None] / 255
-        assert Colourfulness()(pixels, [""]).item() == pytest.approx(record["observed"]["colourfulness"], abs=1)
+        assert Colourfulness()(pixels, [""]).item() == pytest.approx(record["held_out"]["colourfulness"], abs=1)
 
 
 def test_a_prompt_never_becomes_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     hostile = "../../escape/$HOME"
-    assert cli.main(["generate", hostile, "/etc/x", *QUICK, "--method", "plain", "--out", "here"]) == 0
+    assert cli.main(["generate", hostile, "/etc/x", *QUICK, "--method", "plain", "-o", "beams=1", "--out", "here"]) == 0
     files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("[!.]*") if p.is_file()}
     (unit,) = (tmp_path / "here/units").iterdir()
     inside = {f"here/units/{unit.name}/{name}" for name in ("records.jsonl", "timing.json", "trace.safetensors")}
@@ -124,35 +126,38 @@ def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeyp
         (["generate", "cat", "--reward", "json:nothing"], ["nothing"]),
         (["generate", "cat", *QUICK, "--model", "./no/such/folder"], ["no/such/folder"]),
         (["generate", "cat", "--reward", "hps"], ["hps needs --weights FILE"]),
-        (["generate", "cat", "--reward", "hps", "--weights", "no.pt"], ["no.pt", "huggingface.co/xswu/HPSv2"]),
+        (
+            ["generate", "cat", "--reward", "hps", "--weights", "no.pt", "--out", "none"],
+            ["no.pt", "huggingface.co/xswu/HPSv2"],
+        ),
         (["generate", "cat", "--reward", "aesthetic", "--weights", "no.pth"], ["aesthetic needs --clip DIR"]),
         (["generate", "cat", "--reward", "pickscore"], ["pickscore needs --clip DIR"]),
-        (["generate", "cat", *QUICK, "--observe", "nothing"], ["nothing", "colourfulness"]),
+        (["generate", "cat", *QUICK, "--held-out", "nothing"], ["nothing", "colourfulness"]),
         (["run", "no/such.yaml"], ["no/such.yaml"]),
         (["run", "x.yaml", "--shard", "third"], ["x.yaml"]),
         (["report", "no/such/run"], ["no/such/run holds no run"]),
         (["merge", "no/such/run", "--out", "o"], ["no/such/run holds no run"]),
         (["compare", "no/such/run", "--out", "o"], ["no/such/run holds no run"]),
-        (["generate", "cat", "--beams", "9", "--rows-per-step", "4"], ["budget=4", "beams=9"]),
+        (["generate", "cat", "--beams", "9", "--rows-per-step", "4"], ["rows_per_step=4", "beams=9"]),
         (["generate", "cat", "--reward", "clip", "--steps", "0"], ["num_inference_steps", "0"]),
         (["generate", "cat", "--model", "some/hub-id"], ["--reward", "--clip"]),
-        (["generate", "cat", *QUICK, "--eta", "0"], ["--eta"]),
+        (["generate", "cat", *QUICK, "--method", "svdd", "--eta", "0"], ["--eta"]),
         (
             ["generate", "cat", *QUICK, "--method", "svdd", "--beams", "4", "--rows-per-step", "2"],
             ["--rows-per-step 2", "--beams 4"],
         ),
-        (["plan", "--method", "dsearch_r", "--beams", "4", "--rows-per-step", "8"], ["rate=0.03"]),
+        (["plan", "--method", "dsearch_r", "--beams", "4", "--rows-per-step", "8", "-o", "rate=0.03"], ["rate=0.03"]),
         (["plan", "--within", "rows=3"], ["rows", "model_calls", "seconds"]),
         (["plan", "--within", "decodes=many"], ["decodes=many", "number"]),
         (["plan", "--within", "seconds=3"], ["generate"]),
-        (["plan", "--method", "published", "--within", "decodes=90"], ["published", "sized"]),
+        (["plan", "--method", "published", "--within", "decodes=90"], ["published", "has no size"]),
         (
             ["plan", "--method", "best_of_n", "--steps", "9", "--within", "model_calls=3"],
             ["best_of_n", "model_calls=9"],
         ),
         (["plan", "--beside", "nothing", "--picture", "p.png"], ["nothing", "svdd"]),
         (["demo", "--seeds", "1", "--steps", "4"], ["seeds", "at least 2"]),
-        (["demo", "--n", "1", "--steps", "4"], ["n is 1", "at least 2"]),
+        (["demo", "--n", "1", "--steps", "4"], ["the smallest dsearch_r costs", "model_calls=4; raise it"]),
         (["demo", "--steps", "2", "--n", "2"], ["the smallest dsearch_r costs", "model_calls=4; raise it"]),
     ],
 )
@@ -169,7 +174,7 @@ def test_the_plan_command_prints_the_bill_of_the_method(capsys, tmp_path):
     picture = tmp_path / "plan.png"
     assert cli.main(["plan", "--steps", "20", "--beams", "6", "--rows-per-step", "8", "--picture", str(picture)]) == 0
     text = capsys.readouterr().out
-    bill = methods.dsearch(len, beams=6, budget=8).bill(20)
+    bill = methods.dsearch(len, beams=6, rows_per_step=8).bill(20)
     assert f"{bill.model_calls:,} model calls, {bill.decodes:,} decodes" in text
     assert Image.open(picture).width > 0
 

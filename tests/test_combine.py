@@ -138,7 +138,7 @@ def test_what_goes_wrong_inside_is_not_hidden():
         return images.mean()
 
     for reward in (cached(short), weighted(bright, short), Threaded(short)):
-        with pytest.raises(ValueError, match=r"short returned shape \(\) for \d images; return one number an image"):
+        with pytest.raises(ValueError, match=r"short returned shape \(\) for \d images; return one number per image"):
             reward(IMAGES, PROMPTS)
 
 

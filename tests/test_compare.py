@@ -27,12 +27,12 @@ from dsearch.experiments import experiment, runs
 from dsearch.experiments.experiment import ExperimentError, Model, Named
 from dsearch.experiments.files import dumps
 from dsearch.experiments.folder import Run, Trace
-from dsearch.plots import _spread
+from dsearch.plots import spread
 
 PLAN = """
 prompts: [a, b, c]
 models: {box: box}
-rewards: {guide: compressibility, judge: colourfulness}
+rewards: {objective: compressibility, judge: colourfulness}
 methods: {best: best_of_n, other: svdd}
 budgets: [{model_calls: 100}, {model_calls: 200}]
 seeds: 4
@@ -50,7 +50,7 @@ def noise(*key):
 def score(unit, position):
     """A reward on the grid of 1/64, so that constants add exactly; what seeds and prompts share is large."""
     shared = noise(unit.seed, position).normal() + position
-    own = noise(unit.method, unit.guide, unit.budget, unit.seed, position).normal() + 2 * (unit.method == "other")
+    own = noise(unit.method, unit.objective, unit.budget, unit.seed, position).normal() + 2 * (unit.method == "other")
     return round(64 * (shared + own / 4)) / 64
 
 
@@ -69,7 +69,7 @@ def made(folder, plan=PLAN, score=score, images=1, spend=None, seconds=None, ski
             {
                 **{"unit": unit.name, "position": position, "prompt": whole.prompts[position], "rank": rank},
                 **{"image": None, "reward": score(unit, position) - rank, "kl": 1.5, "ancestor": rank},
-                "observed": {name: score(unit, position) / 2 - rank for name in whole.watchers(unit.guide)},
+                "held_out": {name: score(unit, position) / 2 - rank for name in whole.held_out_from(unit.objective)},
                 **{kind: {"model_calls": calls, "decodes": 7, "reward_calls": 8} for kind in ("bill", "planned")},
                 "log_w": 0.0,
             }
@@ -94,9 +94,9 @@ def told(runs, out, drawn=False, **options):
         return compare(runs if isinstance(runs, list) else [runs], out, say=lambda text: None, **options)
 
 
-def row(comparison, method, budget=100, guide="guide"):
+def row(comparison, method, budget=100, objective="objective"):
     limits = (("model_calls", budget),) if budget else ()
-    return next(r for r in comparison.rows if (r.method, r.budget, r.guide) == (method, limits, guide))
+    return next(r for r in comparison.rows if (r.method, r.budget, r.objective) == (method, limits, objective))
 
 
 # Intervals
@@ -204,7 +204,11 @@ def smooth(images, prompts):
 
 @pytest.mark.parametrize(
     "method",
-    [methods.dsearch(smooth, beams=4, keep=3, budget=8), methods.fk(smooth, 6, 2.0, every=2), methods.psp(smooth, 4)],
+    [
+        methods.dsearch(smooth, beams=4, keep=3, rows_per_step=8),
+        methods.fk(smooth, 6, 2.0, every=2),
+        methods.psp(smooth, 4),
+    ],
     ids=lambda m: m.name,
 )
 def test_descent_agrees_with_the_paths_of_a_search(method):
@@ -249,7 +253,7 @@ def test_differences_are_paired_and_means_are_those_of_the_records(tmp_path):
         ours, theirs = cells(*table["other"]), cells(*table["best"])
         own = row(found, "other", 100 * (budget + 1))
         assert own.reward == (over_seeds(ours), over_seeds(ours - theirs), over_prompts(ours - theirs))
-        assert own.observed["judge"].own == over_seeds(ours / 2)
+        assert own.held_out["judge"].own == over_seeds(ours / 2)
         assert own.reward.above.high - own.reward.above.low < own.reward.own.high - own.reward.own.low
         assert row(found, "best").reward.above is None
     assert (own.kl, own.seeds, own.kept, own.asked) == (1.5, 4, 3, 3)
@@ -334,7 +338,7 @@ def test_bills_that_differ_by_more_than_a_twentieth_are_named(tmp_path):
     found = told(made(tmp_path / "run2", spend=lambda u, n: n - 6 * (u.method == "other")), tmp_path / "out2")
     notes = [note for note in found.notes if "Unequal bills" in note]
     assert notes == [
-        "Unequal bills, 100 model calls: the most is 100 model calls a prompt, other 94 (box, guided by guide)."
+        "Unequal bills, 100 model calls: the most is 100 model calls a prompt, other 94 (box, searched for objective)."
     ]
 
 
@@ -374,8 +378,10 @@ def test_unfinished_runs_compare_what_pairs_and_say_what_is_missing(tmp_path):
     assert own.seeds == 2 and own.reward.above == over_seeds((table["other"] - table["best"])[[0, 2]])
     assert row(found, "best").reward == row(told(whole, tmp_path / "all"), "best").reward
     text = found.table()
-    assert "other under guide at 100 model calls lacks all of seeds 1, 3; what is there is compared." in text
-    assert "other under guide at 200 model calls lacks all of seeds 1-3; too little to compare, and left out." in text
+    assert "other under objective at 100 model calls lacks all of seeds 1, 3; what is there is compared." in text
+    assert (
+        "other under objective at 200 model calls lacks all of seeds 1-3; too little to compare, and left out." in text
+    )
 
 
 def key(unit, method):
@@ -387,7 +393,7 @@ def test_where_the_baseline_is_missing_nothing_is_paired(tmp_path):
     gone = {u.index for u in whole.units if (u.method, u.budget) == ("best", 1)}
     found = told(made(tmp_path / "run", skip=gone), tmp_path / "out")
     assert row(found, "other", 200).reward.above is None
-    assert "No two seeds of a prompt pair with best: other under guide at 200 model calls." in found.table()
+    assert "No two seeds of a prompt pair with best: other under objective at 200 model calls." in found.table()
 
 
 def test_a_batch_that_is_missing_costs_its_prompts_alone(tmp_path):
@@ -405,10 +411,14 @@ def test_a_batch_that_is_missing_costs_its_prompts_alone(tmp_path):
 @pytest.mark.parametrize(
     ("one", "other", "says"),
     [
-        (("seeds: 4", "seeds: 1"), None, "best under guide at 100 model calls has a single seed, 0"),
+        (("seeds: 4", "seeds: 1"), None, "best under objective at 100 model calls has a single seed, 0"),
         (("[a, b, c]", "[a, x, c]"), None, r"different prompts \('b' and 'x', the first\)"),
         (("[a, b, c]", "[a, b]"), None, r"different prompts \(3 and 2 of them\)"),
-        (("{best: best_of_n, other: svdd}", "{last: svdd}"), ("seeds: 4", "seeds: [7, 8]"), "last under guide at 100 "),
+        (
+            ("{best: best_of_n, other: svdd}", "{last: svdd}"),
+            ("seeds: 4", "seeds: [7, 8]"),
+            "last under objective at 100 ",
+        ),
         (("other: svdd", "other: {kind: svdd, temperature: 1}"), None, "methods: 'other' is one thing in"),
         (("{box: box}", "{box: {pipeline: box, steps: 7}}"), None, "models: 'box' is one thing in"),
         (("judge: colourfulness", "judge: aesthetic"), None, "rewards: 'judge' is one thing in"),
@@ -431,7 +441,7 @@ def test_what_is_asked_for_must_be_there(tmp_path):
     run = made(tmp_path / "run")
     with pytest.raises(ExperimentError, match="baseline: no method is called 'bset'; did you mean 'best'"):
         told(run, tmp_path / "out", baseline="bset")
-    with pytest.raises(ExperimentError, match="embed: no reward is called 'clip'; known: guide, judge"):
+    with pytest.raises(ExperimentError, match="embed: no reward is called 'clip'; known: objective, judge"):
         told(run, tmp_path / "out", embed="clip")
     with pytest.raises(ExperimentError, match="judge cannot be made: it has no image_embeddings"):
         told(run, tmp_path / "out", embed="judge")
@@ -448,7 +458,7 @@ def test_what_is_asked_for_must_be_there(tmp_path):
 
 def test_names_never_become_paths_nor_break_tables_or_pictures(tmp_path):
     plan = PLAN.replace("best: best_of_n", r"'../../a|b $\frac{': best_of_n").replace("[a, b, c]", "[$x, ../b, '|c']")
-    plan = plan.replace("guide: ", "_g/../$g: ").replace("judge: ", "<j>|: ").replace("other:", '"_other\\n":')
+    plan = plan.replace("objective: ", "_g/../$g: ").replace("judge: ", "<j>|: ").replace("other:", '"_other\\n":')
     before = sorted(tmp_path.iterdir())
     found = told(made(tmp_path / "run", plan), tmp_path / "out" / "deep", drawn=True)
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "run", tmp_path / "out"])
@@ -459,22 +469,22 @@ def test_names_never_become_paths_nor_break_tables_or_pictures(tmp_path):
     assert len(columns) == 2 and "<j>" not in found.table()
 
 
-def test_guides_stand_beside_one_another_with_what_watches_each(tmp_path):
-    plan = PLAN.replace("seeds: 4", "seeds: 2\nguides: [guide, judge]\nobserve: [guide]")
+def test_objectives_stand_beside_one_another_with_what_watches_each(tmp_path):
+    plan = PLAN.replace("seeds: 4", "seeds: 2\nobjectives: [objective, judge]\nheld_out: [objective]")
     found = told(made(tmp_path / "run", plan), tmp_path / "out", drawn=True)
-    assert [len(row(found, "best", 100, guide).observed) for guide in ("guide", "judge")] == [0, 1]
-    assert row(found, "other", 200, "judge").observed["guide"].above is not None
+    assert [len(row(found, "best", 100, objective).held_out) for objective in ("objective", "judge")] == [0, 1]
+    assert row(found, "other", 200, "judge").held_out["objective"].above is not None
     both, one = (Image.open(tmp_path / "out" / file) for file in ("reward_0_model_calls.png", "pareto_0.png"))
-    assert both.width == 2 * one.width  # guided by `guide`, nothing watches
-    assert found.table().count("guided by") == 2
+    assert both.width == 2 * one.width  # searched for `objective`, nothing watches
+    assert found.table().count("searched for") == 2
 
 
 def test_labels_beside_a_panel_stay_apart_and_within():
     for heights in ([0.1, 0.11, 0.5, 0.97, 0.98, 0.99], [0.4], [], [1.0] * 5):
-        found = _spread(heights)
+        found = spread(heights)
         assert len(found) == len(heights) and all(0 <= h <= 1 for h in found)
         assert all(b - a > 0.0499 for a, b in itertools.pairwise(found))
-    assert _spread([0.1, 0.5]) == [0.1, 0.5]
+    assert spread([0.1, 0.5]) == [0.1, 0.5]
 
 
 def test_the_csv_holds_all_numbers_in_full(tmp_path):
@@ -483,7 +493,7 @@ def test_the_csv_holds_all_numbers_in_full(tmp_path):
     for line, own in zip(lines, found.rows, strict=True):
         assert (line["method"], int(line["limit_model_calls"])) == (own.method, own.budget[0][1])
         assert tuple(float(line[f"reward{end}"]) for end in ("", "_low", "_high")) == own.reward.own
-        assert float(line["observed.judge"]) == own.observed["judge"].own.mean and float(line["kl"]) == own.kl
+        assert float(line["held_out.judge"]) == own.held_out["judge"].own.mean and float(line["kl"]) == own.kl
         assert (line["reward_difference"] == "") == (own.reward.above is None)
         if own.reward.above:
             assert float(line["reward_difference_over_prompts_high"]) == own.reward.beyond.high
@@ -615,7 +625,7 @@ def test_the_same_runs_give_the_same_files(truly):
 )
 def test_figures_from_elsewhere_match_their_model_alone(pipeline, known):
     found = matching(Model(pipeline), "size", Named("Compressibility"))
-    assert [anchor.guide for anchor in found] == ["compressibility"] * known
+    assert [anchor.objective for anchor in found] == ["compressibility"] * known
 
 
 def test_figures_from_elsewhere_match_their_guide_in_its_unit():
@@ -627,12 +637,12 @@ def test_figures_from_elsewhere_match_their_guide_in_its_unit():
     assert matching(Model("sd15", args={"height": 768}), "x", Named("compressibility")) == []
     for name, kind in (("ImageReward", "given"), ("ir", "image_reward:ImageReward"), ("image-reward", "my:reward")):
         found = matching(model, name, Named(kind))
-        assert found == [anchor for anchor in ANCHORS if anchor.guide == "imagereward"]
+        assert found == [anchor for anchor in ANCHORS if anchor.objective == "imagereward"]
         assert [anchor.measure for anchor in found if anchor.drawn] == ["ImageReward"]
 
 
 def test_what_differs_from_elsewhere_is_said():
-    geneval, svdd = ANCHORS[0], next(a for a in ANCHORS if a.guide == "compressibility")
+    geneval, svdd = ANCHORS[0], next(a for a in ANCHORS if a.objective == "compressibility")
     assert differing(geneval, Model("sd15")).startswith("64 steps there, 50 here; ")
     assert not differing(geneval, Model("sd15", steps=64)).startswith("64 steps")
     assert differing(svdd, Model("sd15")).startswith("steps not stated there, 50 here; medians there, means here")

@@ -110,7 +110,7 @@ from dsearch.rewards import Compressibility
 pipe = StableDiffusionPipeline.from_pretrained(pipeline_path(), safety_checker=None)
 model = StableDiffusion(pipe, num_inference_steps=2, guidance_scale=2.5)
 result = dsearch.search(model, dsearch.methods.svdd(Compressibility(), width=2), "cat")
-assert result.images.shape == (1, 1, 3, 64, 64) and result.bill == result.planned
+assert result.images.shape == (1, 1, 3, 64, 64) and result.cost.bill == result.cost.planned
 print(Path(dsearch.__file__).parent)
 """
 

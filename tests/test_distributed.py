@@ -73,7 +73,8 @@ def test_a_process_that_dies_ends_the_job_and_what_was_finished_is_kept(launched
 
 
 def test_a_network_agrees_to_float_tolerance_and_chooses_alike(launched):
-    alone = dsearch.search(**ranks.network())
+    options = ranks.network()
+    alone = dsearch.search(options.pop("denoiser"), **options)
     for processes in (2, 3):
         shared = launched[processes]["network"]
         assert torch.equal(shared["path"], alone.lineage.path())
@@ -94,7 +95,7 @@ class Two:
 @pytest.mark.parametrize(
     ("method", "says"),
     [
-        (methods.rbf(smooth, width=3), "which 2 processes cannot share; give it at least 2 prompts"),
+        (methods.rbf(smooth, width=3), "which 2 processes cannot share; give at least 2 prompts"),
         (methods.published(smooth, bs=2, w=2), "pools its prompts, which 2 processes cannot share"),
     ],
     ids=["rollover", "pool"],

@@ -290,7 +290,7 @@ import dsearch
 from dsearch.adapters import GaussianMixture
 from dsearch.methods import {name}
 result = dsearch.search(GaussianMixture(), {name}(lambda x, prompts: x[:, 0]), ["a"])
-assert result.bill == result.planned and dsearch.methods.{name} is {name}
+assert result.cost.bill == result.cost.planned and dsearch.methods.{name} is {name}
 print(dsearch.__file__)
 """
     told = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

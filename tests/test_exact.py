@@ -27,7 +27,7 @@ def first(x, prompts):
 def steer(method, dim=1, num_steps=6):
     """Independent replicas of one prompt, side by side."""
     denoiser = toy.GaussianMixture([[MEAN] * dim], STD, num_steps=num_steps)
-    return dsearch.search(denoiser, method, [""] * REPLICAS, seed=7, chunk=None, reward_chunk=None)
+    return dsearch.search(denoiser, method, [""] * REPLICAS, seed=7, chunks=dsearch.Chunks(network=None, reward=None))
 
 
 def assert_tilted(result, mean=MEAN + LAM * STD**2):
@@ -92,7 +92,7 @@ def test_kl_of_soft_svdd_tends_to_that_of_the_optimal_policy():
     a = denoiser.alpha
     exact = sum(a[i + 1] * (1 - a[i] / a[i + 1]) / alpha**2 / 2 for i in range(4))
     method = methods.svdd(first, width=400, temperature=alpha)
-    result = dsearch.search(denoiser, method, [""] * 200, chunk=None, reward_chunk=None)
+    result = dsearch.search(denoiser, method, [""] * 200, chunks=dsearch.Chunks(network=None, reward=None))
     assert result.kl.mean().item() == pytest.approx(exact, rel=0.05)
 
 
@@ -153,7 +153,9 @@ HILL = Quadratic([0.5, -0.2], 0.8)
 
 
 def side_by_side(denoiser, method, seed=7, replicas=REPLICAS):
-    return dsearch.search(denoiser, method, [""] * replicas, seed=seed, chunk=None, reward_chunk=None)
+    return dsearch.search(
+        denoiser, method, [""] * replicas, seed=seed, chunks=dsearch.Chunks(network=None, reward=None)
+    )
 
 
 def assert_unbiased(result, log_z, moments):
@@ -253,7 +255,7 @@ def test_the_soft_value_of_rollouts_is_unbiased_on_the_scale_where_it_is_enumera
     """E[exp(v / alpha)] over rollouts to the end is exp(soft value / alpha), at every state of every level."""
     chain, alpha = word_law(), 0.8
     method = methods.svdd(letters, 4000, value=value.lookahead(3, over="soft", alpha=alpha), temperature=alpha)
-    result = dsearch.search(chain, method, "", chunk=None, reward_chunk=None)
+    result = dsearch.search(chain, method, "", chunks=dsearch.Chunks(network=None, reward=None))
     drawn = result.trace[0].values[0]
     expected = math.exp(chain.soft_value(torch.full((1, 3), chain.mask), letters, 1 / alpha).item() / alpha)
     assert within(expected, (drawn / alpha).exp())  # over children of the root, their rollouts: the tower rule
@@ -275,7 +277,7 @@ def test_the_soft_value_of_a_state_equals_enumeration(level):
             return found
 
     method = methods.svdd(letters, 12, value=Watched(), temperature=alpha)
-    dsearch.search(chain, method, [""] * 150, chunk=None, reward_chunk=None)
+    dsearch.search(chain, method, [""] * 150, chunks=dsearch.Chunks(network=None, reward=None))
     checked = 0
     for state, found in seen.items():
         if len(found) > 60:

@@ -21,7 +21,7 @@ rewards:
   clip: clip
   judge: {kind: clip, path: judge}
   size: compressibility
-guides: [clip, size]
+objectives: [clip, size]
 methods:
   best-of-N: best_of_n
   SVDD: {kind: svdd, temperature: 0.1, value: {lookahead: {steps: 2}}}
@@ -30,7 +30,7 @@ budgets:
   - {model_calls: 80, decodes: 60}
 seeds: [3, 5]
 batch: 2
-chunks: {chunk: 8}
+chunks: {network: 8}
 thumbnails: 16
 """
 
@@ -44,8 +44,8 @@ def test_a_file_says_all_of_an_experiment():
             "other": Model("some/folder"),
         },
         rewards={"clip": Named("clip"), "judge": Named("clip", {"path": "judge"}), "size": Named("compressibility")},
-        guides=("clip", "size"),
-        observe=("judge",),
+        objectives=("clip", "size"),
+        held_out=("judge",),
         methods={
             "best-of-N": Named("best_of_n"),
             "SVDD": Named("svdd", {"temperature": 0.1, "value": {"lookahead": {"steps": 2}}}),
@@ -53,7 +53,7 @@ def test_a_file_says_all_of_an_experiment():
         budgets=({"model_calls": 40}, {"model_calls": 80, "decodes": 60}),
         seeds=(3, 5),
         batch=2,
-        chunks={"chunk": 8},
+        chunks={"network": 8},
         thumbnails=16,
     )
     assert len(found.units()) == 2 * 2 * 2 * 2 * 2 * 2
@@ -61,7 +61,7 @@ def test_a_file_says_all_of_an_experiment():
 
 def test_the_least_that_a_file_says_has_sensible_defaults():
     found = parse("prompts: [cat]\nrewards: {size: compressibility}\nmethods: {SVDD: svdd}\n")
-    assert (found.models, found.guides, found.observe) == ({"box": Model()}, ("size",), ())
+    assert (found.models, found.objectives, found.held_out) == ({"box": Model()}, ("size",), ())
     assert (found.budgets, found.seeds, found.batch, found.thumbnails) == (({},), (0,), None, 0)
     assert found.models["box"].num_steps == 20
 
@@ -89,15 +89,15 @@ LEAST = "prompts: [cat]\nrewards: {size: compressibility}\nmethods: {SVDD: svdd}
         (LEAST.replace("[cat]", "cat"), 1, "prompts: 'cat' is not a list"),
         (LEAST.replace("[cat]", "{file: no.txt}"), 1, "no file 'no.txt' beside the experiment"),
         (LEAST.replace("{size: compressibility}", "\n  a: {path: x}"), 3, "rewards.a: say what it is"),
-        (LEAST + "guides: [clip]\n", 4, "guides: no reward is called 'clip'"),
-        (LEAST + "observe:\n  - size\n  - sise\n", 6, "observe: no reward is called 'sise'; did you mean 'size'?"),
+        (LEAST + "objectives: [clip]\n", 4, "objectives: no reward is called 'clip'"),
+        (LEAST + "held_out:\n  - size\n  - sise\n", 6, "held_out: no reward is called 'sise'; did you mean 'size'?"),
         (LEAST + "seeds: 0\n", 4, "seeds: 0 is not a whole number of at least 1"),
         (LEAST + "seeds: [1, 2, 1]\n", 4, "holds one twice"),
         (LEAST + "seeds:\n  - 1\n  - x\n", 6, "seeds.1: 'x' is not a whole number of at least 0"),
         (LEAST + "batch: true\n", 4, "batch: True is not a whole number"),
         (LEAST + "budgets:\n  - {model_calls: 4}\n  - {rows: 4}\n", 6, "budgets.1.rows: unknown; known: model_calls"),
         (LEAST + "budgets: [{seconds: -1}]\n", 4, "budgets.0.seconds: -1 is not a number above 0"),
-        (LEAST + "chunks: {chunk: 0}\n", 4, "chunks.chunk: 0 is not a whole number of at least 1"),
+        (LEAST + "chunks: {network: 0}\n", 4, "chunks.network: 0 is not a whole number of at least 1"),
         (LEAST + "thumbnails: small\n", 4, "thumbnails: 'small' is not a whole number"),
         (LEAST + "models:\n  a: {steps: many}\n", 5, "models.a.steps: 'many' is not a whole number"),
         (LEAST + "models:\n  a: {dtype: float8}\n", 5, "models.a.dtype: 'float8': choose among float32"),
@@ -145,7 +145,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_loaded_with_its_line(
         ({"batch": 0}, "experiment: batch: 0 is not a whole number of at least 1"),
         ({"seeds": (-1,)}, "seeds.0: -1"),
         ({"budgets": ({"rows": 3},)}, "budgets.0.rows: unknown"),
-        ({"chunks": {"chunk": 1.5}}, "chunks.chunk: 1.5"),
+        ({"chunks": {"network": 1.5}}, "chunks.network: 1.5"),
         ({"prices": {"model_call": -1, "decode": 0, "reward_call": 0}}, "-1 is not a number of at least 0"),
         ({"rewards": {"x": Named("given", {"object": len})}}, "is no plain data"),
     ],
@@ -172,7 +172,7 @@ def experiments(draw):
         models=draw(
             st.dictionaries(names, st.builds(Model, names, st.none() | st.integers(1, 9), args=args), min_size=1)
         ),
-        guides=tuple(draw(st.lists(st.sampled_from(sorted(rewards)), max_size=2, unique=True))),
+        objectives=tuple(draw(st.lists(st.sampled_from(sorted(rewards)), max_size=2, unique=True))),
         budgets=tuple(draw(st.lists(st.just({}) | st.just({"decodes": 3}), min_size=1, max_size=3))),
         seeds=tuple(draw(st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True))),
         batch=draw(st.none() | st.integers(1, 9)),
@@ -190,8 +190,8 @@ def test_what_is_written_down_is_read_back_as_the_same_experiment(experiment):
 @given(experiments())
 def test_units_cover_every_cell_once_and_their_names_differ(experiment):
     units = experiment.units()
-    cells = [(u.model, u.guide, u.budget, u.method, u.seed, position) for u in units for position in u.positions]
-    sizes = [len(x) for x in (experiment.models, experiment.guides, experiment.budgets, experiment.methods)]
+    cells = [(u.model, u.objective, u.budget, u.method, u.seed, position) for u in units for position in u.positions]
+    sizes = [len(x) for x in (experiment.models, experiment.objectives, experiment.budgets, experiment.methods)]
     total = len(experiment.seeds) * len(experiment.prompts)
     for size in sizes:
         total *= size
@@ -222,7 +222,7 @@ def test_a_pipeline_goes_to_the_adapter_of_its_class(tmp_path):
     tiny.xl().save_pretrained(tmp_path / "xl")
     found = denoiser(Model(str(tmp_path / "xl"), 4, "float32", "cpu", args={"guidance_scale": 3.0}))
     assert type(found).__name__ == "StableDiffusionXL" and (found.num_steps, found.guidance_scale) == (4, 3.0)
-    with pytest.raises(ValueError, match="has no argument 'colour'"):
+    with pytest.raises(TypeError, match="StableDiffusionXL has no option 'colour'"):
         denoiser(Model(str(tmp_path / "xl"), 4, device="cpu", args={"colour": 3}))
     with pytest.raises(ValueError, match="no model folder"):
         denoiser(Model("./no/such"))

@@ -92,7 +92,7 @@ def test_equal_prompts_of_other_ids_differ(example):
 @given(seed=SEEDS, sizes=st.tuples(*[st.one_of(st.none(), st.integers(1, 30))] * 3))
 def test_chunk_sizes_do_not_change_the_result(example, seed, sizes):
     chunk, decode, reward = sizes
-    chunked = run(example(smooth), seed=seed, chunk=chunk, decode_chunk=decode, reward_chunk=reward)
+    chunked = run(example(smooth), seed=seed, chunks=dsearch.Chunks(network=chunk, decoder=decode, reward=reward))
     assert_same_result(run(example(smooth), seed=seed), chunked)
 
 
@@ -117,15 +117,16 @@ def test_counted_bill_equals_planned_bill_equals_an_independent_count(example, n
     result = run(method, prompts, denoiser)
     groups = 1 if method.pool else len(prompts)
     counted = dsearch.Bill(denoiser.model_calls, denoiser.decodes, reward.calls)
-    assert counted == result.spent
-    assert result.planned == method.bill(num_steps)
+    assert counted == result.cost.spent
+    assert result.cost.planned == method.bill(num_steps)
     assert result.plan == method.plan(num_steps)
-    assert result.complete
-    if method.enough is None:
-        assert counted == dsearch.Bill().plus(result.bill, groups) and result.bill == result.planned
+    if method.expand is None:
+        assert counted == dsearch.Bill().plus(result.cost.bill, groups) and result.cost.bill == result.cost.planned
     else:
-        assert not result.bill.exceeds(result.planned)
-        assert all(spent <= groups * each < spent + groups for spent, each in zip(counted, result.bill, strict=True))
+        assert not result.cost.bill.exceeds(result.cost.planned)
+        assert all(
+            spent <= groups * each < spent + groups for spent, each in zip(counted, result.cost.bill, strict=True)
+        )
 
 
 class Reordered:
@@ -148,7 +149,7 @@ def test_permuting_the_beams_of_a_group_permutes_the_result(example, seed, data)
     method = example(smooth)
     prompts = PROMPTS[:1] if method.pool else PROMPTS  # a pool's beams carry prompts by their position
     recorder, seen = Recorder(dsearch.KeyedRng(seed, tuple(range(len(prompts))))), []
-    one = run(method, prompts, rng=recorder, callback=lambda step, beams: seen.append(beams.x))
+    one = run(method, prompts, rng=recorder, watch=[lambda step, beams: seen.append(beams.x)])
     if {kind for kind, _, _ in recorder.drawn} != {"normal"}:
         pytest.skip("its selector draws")
 
@@ -163,7 +164,7 @@ def test_permuting_the_beams_of_a_group_permutes_the_result(example, seed, data)
         assert (alike.sum(-1) == 1).all()
         rng.order = alike.int().argmax(-1)
 
-    other = run(method, prompts, rng=rng, callback=follow)
+    other = run(method, prompts, rng=rng, watch=[follow])
     assert_identical([one.images, one.rewards, one.latents], [other.images, other.rewards, other.latents])
     whose = torch.cat([order + r * beams for r in range(rounds)], dim=1)
     assert torch.equal(one.lineage.ancestor(), take(whose, other.lineage.ancestor()))
@@ -202,7 +203,7 @@ def test_lineage_replays_the_latents_through_the_recorded_noise(example, seed):
         name = ""
         if method.rounds is not None:
             name, beam = f"round {beam // beams + 1}/", beam % beams
-        if method.enough is not None and child and result.plan.score[step]:
+        if method.expand is not None and child and result.plan.score[step]:
             name, child = f"draw {child[0]}/", (0,)
         return recorder.drawn["normal", name + use, step][(b, beam, *child)]
 
@@ -224,14 +225,14 @@ def test_the_trace_has_every_step_s_beams_width_and_values(example):
     result = run(method)
     plan = result.plan
     reach = [1 + sum(w - 1 for w in plan.width[: i + 1]) for i in range(5)] + [1]  # what can have rolled over
-    widths = plan.width if method.enough is None else reach
+    widths = plan.width if method.expand is None else reach
     assert [(s.step, s.alive, s.width) for s in result.trace] == [*zip(range(6), plan.alive, widths, strict=True)]
     for i, step in enumerate(result.trace):
         if plan.score[i] or i == 5:
             assert step.values.shape == (len(result.images), plan.alive[i] * widths[i])
             assert not step.values.isnan().any()
             drawn = step.values > -torch.inf
-            assert drawn.all() if method.enough is None else drawn.unflatten(1, (plan.alive[i], -1)).any(-1).all()
+            assert drawn.all() if method.expand is None else drawn.unflatten(1, (plan.alive[i], -1)).any(-1).all()
         else:
             assert step.values is None
 
@@ -243,24 +244,26 @@ def test_final_rewards_are_those_of_the_last_trace(example):
 
 
 @every_method
-def test_the_callback_meets_every_step_with_its_survivors(example):
+def test_a_watching_function_meets_every_step_of_every_round_with_its_survivors(example):
     met = []
     method = example(smooth)
-    result = run(method, callback=lambda step, beams: met.append((step, beams)))
+    result = run(method, watch=[lambda step, beams: met.append((step, beams))])
     rounds = 1 if method.rounds is None else method.rounds.count
-    assert [step.step for step, _ in met] == [*range(5)] * rounds + [5]
-    if rounds == 1:
-        assert [step for step, _ in met] == result.trace
-    assert met[-1][0] is result.trace[-1]
-    for step, beams in met:
-        i = step.step
-        kept = result.plan.keep[i] // (rounds if i < 5 else 1)
+    assert [step.step for step, _ in met] == [*range(6)] * rounds
+    for at, (step, beams) in enumerate(met):
+        i, whole = step.step, result.trace[step.step]
+        here = slice(at // 6 * step.alive * step.width, (at // 6 + 1) * step.alive * step.width)
+        assert (step.values is None) == (whole.values is None)
+        if step.values is not None:
+            assert torch.equal(step.values, whole.values[:, here])  # the rounds stand side by side in the result
+        kept = step.alive * step.width if rounds > 1 and i == 5 else result.plan.keep[i] // rounds
         assert beams.x.shape[1] == beams.value.shape[1] == beams.pred.x0.shape[1] == kept
-        if rounds == 1 or i == 5:
+        if rounds == 1:
             assert torch.equal(beams.child, result.lineage.child[i])
         if step.values is not None and result.plan.score[i]:
             assert torch.equal(beams.value, take(step.values, beams.child))
-    assert torch.equal(take(met[-1][1].x, result.lineage.order), result.latents)
+    if rounds == 1:
+        assert torch.equal(take(met[-1][1].x, result.lineage.order), result.latents)
 
 
 @every_method
@@ -283,10 +286,10 @@ def test_progress_counts_exactly_the_planned_rows(example):
             self.open = False
 
     method = example(smooth)
-    run(method, progress=Bar, chunk=5)
+    run(method, progress=Bar, chunks=dsearch.Chunks(network=5))
     (bar,) = bars
     assert bar.total == method.bill(6).model_calls * (1 if method.pool else len(PROMPTS))
-    assert bar.done == bar.total if method.enough is None else bar.done <= bar.total
+    assert bar.done == bar.total if method.expand is None else bar.done <= bar.total
     assert not bar.open
 
 
@@ -294,7 +297,7 @@ def test_progress_counts_exactly_the_planned_rows(example):
 @few
 @given(seed=SEEDS)
 def test_a_target_out_of_reach_changes_nothing(example, seed):
-    assert_same_result(run(example(smooth), seed=seed), run(example(smooth), seed=seed, target=1.0))
+    assert_same_result(run(example(smooth), seed=seed), run(example(smooth), seed=seed, watch=[dsearch.Target(1.0)]))
 
 
 @every_method
@@ -302,10 +305,13 @@ def test_a_target_out_of_reach_changes_nothing(example, seed):
 @given(seed=SEEDS, target=st.sampled_from([-4.0, -1.0, -0.2]))
 def test_a_target_saves_rows_and_leaves_each_prompt_to_itself(example, seed, target):
     method = separate(example)
-    together = run(method, seed=seed, target=target, ids=["x", "y"])
-    assert not together.spent.exceeds(run(method, seed=seed, ids=["x", "y"]).spent)
+    together = run(method, seed=seed, ids=["x", "y"], watch=[dsearch.Target(target)])
+    assert not together.cost.spent.exceeds(run(method, seed=seed, ids=["x", "y"]).cost.spent)
     for b, (prompt, name) in enumerate(zip(PROMPTS, "xy", strict=True)):
-        alone, among = group(run(method, [prompt], seed=seed, target=target, ids=[name]), 0), group(together, b)
+        alone, among = (
+            group(run(method, [prompt], seed=seed, ids=[name], watch=[dsearch.Target(target)]), 0),
+            group(together, b),
+        )
         if method.rounds is not None:  # where a prompt's rounds end while others go on, its trace has empty places
             alone, among = (
                 {key: g[key] for key in ("images", "rewards", "latents", "prompts")} for g in (alone, among)
@@ -314,22 +320,6 @@ def test_a_target_saves_rows_and_leaves_each_prompt_to_itself(example, seed, tar
     assert together.rewards.isfinite().all()
     for b, prompts in enumerate(together.prompts):
         assert torch.equal(together.rewards[b], smooth(together.images[b], prompts))
-
-
-@every_method
-@given(rows=st.integers(1, 400), decodes=st.one_of(st.none(), st.integers(1, 400)))
-def test_within_a_budget_the_largest_size_is_found(example, rows, decodes):
-    method, budget = example(smooth), dsearch.Budget(model_calls=rows, decodes=decodes)
-    if method.sized is None:
-        with pytest.raises(ValueError, match=f"{method.name} does not say how it is sized"):
-            method.within(budget, 6)
-        return
-    fitting = [size for size in range(1, 402) if budget.allows(method.sized(size).bill(6))]
-    if not fitting:
-        with pytest.raises(ValueError, match=rf"the smallest {method.name} costs Bill\(.*raise it"):
-            method.within(budget, 6)
-        return
-    assert method.within(budget, 6).plan(6) == method.sized(max(fitting)).plan(6)
 
 
 @every_method

@@ -1,5 +1,6 @@
 """The loop: which methods coincide, exact means, and what is refused."""
 
+import dataclasses
 import math
 
 import pytest
@@ -33,7 +34,7 @@ def outcome(result, *left_out):
        st.sampled_from(["exponential", "linear", "quadratic", "sigmoid", "none"]))  # fmt: skip
 def test_dsearch_with_all_beams_kept_is_svdd_bit_for_bit(seed, beams, width, spare, drop):
     budget = beams * width + min(spare, beams - 1)
-    one = methods.dsearch(smooth, beams=beams, keep=beams, budget=budget, search="all", drop=drop)
+    one = methods.dsearch(smooth, beams=beams, keep=beams, rows_per_step=budget, search="all", drop=drop)
     assert_same_result(run(one, seed=seed), run(methods.svdd(smooth, width=width, beams=beams), seed=seed))
 
 
@@ -43,14 +44,14 @@ def test_dsearch_with_all_beams_kept_is_svdd_bit_for_bit(seed, beams, width, spa
         methods.best_of_n(smooth, n=1),
         methods.svdd(smooth, width=1),
         methods.svdd(smooth, width=1, temperature=0.3),
-        methods.dsearch(smooth, beams=1, keep=1, budget=1, search="all"),
+        methods.dsearch(smooth, beams=1, keep=1, rows_per_step=1, search="all"),
         methods.published(smooth, bs=1, duplicate_size=1, w=1),
     ],
     ids=["best_of_n", "svdd", "softmax", "dsearch", "published"],
 )
 def test_width_one_and_one_beam_is_plain_sampling_bit_for_bit(method):
     for seed in range(5):
-        plain = run(methods.plain(smooth), ["a"], seed=seed)
+        plain = run(methods.plain(smooth, 1), ["a"], seed=seed)
         assert_identical(outcome(run(method, ["a"], seed=seed), "values", "bill"), outcome(plain, "values", "bill"))
 
 
@@ -58,7 +59,7 @@ def test_width_one_and_one_beam_is_plain_sampling_bit_for_bit(method):
 @given(SEEDS, st.integers(1, 6), st.data())
 def test_dsearch_of_width_one_without_dropping_is_best_of_n(seed, n, data):
     keep = data.draw(st.integers(1, n))
-    one = methods.dsearch(smooth, beams=n, keep=keep, budget=n, drop="none", search="all")
+    one = methods.dsearch(smooth, beams=n, keep=keep, rows_per_step=n, drop="none", search="all")
     other = methods.best_of_n(smooth, n=n, keep=keep)
     assert_identical(outcome(run(one, seed=seed), "values", "bill"), outcome(run(other, seed=seed), "values", "bill"))
 
@@ -101,7 +102,9 @@ def first(images, prompts):
 @pytest.mark.parametrize("n", [1, 4])
 def test_best_of_n_has_the_exact_mean_reward(n):
     denoiser = toy.GaussianMixture([[1.0]], std=2.0, num_steps=3)
-    rewards = run(methods.best_of_n(first, n=n), [""] * 3000, denoiser, chunk=None, reward_chunk=None).rewards
+    rewards = run(
+        methods.best_of_n(first, n=n), [""] * 3000, denoiser, chunks=dsearch.Chunks(network=None, reward=None)
+    ).rewards
     assert within(1 + 2 * expected_best(n), rewards)
 
 
@@ -109,14 +112,18 @@ def test_best_of_n_has_the_exact_mean_reward(n):
 def test_svdd_has_the_exact_mean_reward_at_two_steps(width):
     """One searching step: the best of `width` posterior means sqrt(a) z, kept in the mean by the last step."""
     method = methods.svdd(first, width=width, beams=4000)
-    rewards = run(method, "", toy.GaussianMixture(num_steps=2), chunk=None, reward_chunk=None).rewards
+    rewards = run(
+        method, "", toy.GaussianMixture(num_steps=2), chunks=dsearch.Chunks(network=None, reward=None)
+    ).rewards
     assert within(math.sqrt(0.5) * expected_best(width), rewards)
 
 
 def test_softmax_svdd_has_the_exact_mean_reward_at_two_steps():
     """Of two posterior means the better by D > 0 is drawn with odds exp(D / alpha): mean E[D tanh(D / 2 alpha)] / 2."""
     method = methods.svdd(first, width=2, beams=8000, temperature=0.7)
-    rewards = run(method, "", toy.GaussianMixture(num_steps=2), chunk=None, reward_chunk=None).rewards
+    rewards = run(
+        method, "", toy.GaussianMixture(num_steps=2), chunks=dsearch.Chunks(network=None, reward=None)
+    ).rewards
     gap = lambda d: d / 2 * math.tanh(d / 1.4) * 2 * stats.norm.pdf(d)  # noqa: E731  D is half-normal, of variance 1
     assert within(integrate.quad(gap, 0, 9)[0], rewards)
 
@@ -147,7 +154,7 @@ def test_scores_tell_the_level_the_width_and_the_parents_values():
         return best_child(scores, keep, rng)
 
     result = run(made(spy), ["a"])
-    assert [s.step for s, _ in seen] == [1, 2, 3, 4, 5, 6] and [k for _, k in seen] == [2] * 6
+    assert [s.level for s, _ in seen] == [1, 2, 3, 4, 5, 6] and [k for _, k in seen] == [2] * 6
     assert [s.final for s, _ in seen] == [False] * 5 + [True]
     assert all(s.width == 2 for s, _ in seen)
     assert seen[0][0].parent.isnan().all()
@@ -165,7 +172,7 @@ def test_a_parent_s_value_is_its_last_where_a_step_is_not_scored():
 
     plan = Plan(2, (1,) * 6, (2,) * 6, (False, True, False, False, True, False))
     run(made(spy, plan=lambda num_steps: plan), ["a"])
-    assert [s.step for s in seen] == [2, 5]
+    assert [s.level for s in seen] == [2, 5]
     assert torch.equal(seen[1].parent, seen[0].value)
 
 
@@ -183,7 +190,7 @@ def test_a_potential_s_increments_and_memory_follow_the_beams():
 
     seen = []
     method = made(chain(best_child, top_k()), weigh=Total())
-    result = run(method, callback=lambda step, beams: seen.append(beams))
+    result = run(method, watch=[lambda step, beams: seen.append(beams)])
     for beams in seen:
         total, (pair, nothing) = beams.memory
         assert nothing is None
@@ -194,30 +201,30 @@ def test_a_potential_s_increments_and_memory_follow_the_beams():
 
 
 class Rollout:
-    """Two model calls and two rewards a candidate; honest about it, or not."""
+    """Two model calls and two rewards per candidate; honest about it, or not."""
 
     def __init__(self, honest=True):
         self.honest = honest
 
-    def __call__(self, children, step, engine):
+    def __call__(self, children, level, engine):
         for _ in range(2):
-            ahead = engine.predict(children.x, children.prompt, step)
-        return (engine.reward(ahead.x0, children.prompt, step) + posterior_mean(children, step, engine)) / 2
+            ahead = engine.predict(children.x, children.prompt_index, level)
+        return (engine.reward(ahead.x0, children.prompt_index, level) + posterior_mean(children, level, engine)) / 2
 
-    def cost(self, step, num_steps):
+    def cost(self, level, num_steps):
         return Bill(2, 2, 2) if self.honest else Bill(0, 2, 2)
 
 
 def test_a_value_s_own_model_calls_are_counted_and_planned():
-    result = run(methods.svdd(smooth, width=3)._replace(value=Rollout()))
-    assert result.bill == result.planned == Bill(1 + 5 * 3 + 5 * 3 * 2, 5 * 3 * 2 + 1, 5 * 3 * 2 + 1)
+    result = run(dataclasses.replace(methods.svdd(smooth, width=3), value=Rollout()))
+    assert result.cost.bill == result.cost.planned == Bill(1 + 5 * 3 + 5 * 3 * 2, 5 * 3 * 2 + 1, 5 * 3 * 2 + 1)
 
 
 def test_a_value_that_overspends_its_cost_is_stopped():
     calls = []
     method = methods.svdd(lambda images, prompts: calls.append(len(images)) or smooth(images, prompts), width=3)
     with pytest.raises(RuntimeError, match=r"would spend Bill\(.*above the planned Bill\(.*cost\(\) must cover"):
-        run(method._replace(value=Rollout(honest=False)))
+        run(dataclasses.replace(method, value=Rollout(honest=False)))
     assert sum(calls) < (5 * 3 * 2 + 1) * 2
 
 
@@ -230,18 +237,20 @@ def test_a_value_that_overspends_its_cost_is_stopped():
         (lambda images, prompts: torch.zeros(len(images) + 1), r"shape \(5,\) for 4 images"),
         (lambda images, prompts: torch.zeros(len(images), 1), r"shape \(4, 1\) for 4 images"),
         (lambda images, prompts: 0.0, r"shape \(\) for 4 images"),
-        (lambda images, prompts: None, "the reward raised"),
+        (lambda images, prompts: None, "the reward returned a NoneType; return one real number per image"),
+        (lambda images, prompts: (smooth(images, prompts), {}), "returned a tuple of 2; return one real number"),
+        (lambda images, prompts: smooth(images, prompts).to(torch.complex64), r"returned torch.complex64 numbers"),
         (lambda images, prompts: 1 / 0, "the reward raised ZeroDivisionError: division by zero"),
         (lambda images, prompts: images.mean(1) * math.nan, "nan for 4 of 4 images"),
     ],
-    ids=["too-long", "column", "scalar", "nothing", "raises", "nan"],
+    ids=["too-long", "column", "scalar", "nothing", "tuple", "complex", "raises", "nan"],
 )
-def test_a_reward_that_goes_wrong_is_named_with_step_and_prompts(reward, says):
+def test_a_reward_that_goes_wrong_is_named_with_level_and_prompts(reward, says):
     with pytest.raises(RewardError, match=says) as error:
         run(methods.svdd(reward, width=2))
-    assert error.value.step == 1
+    assert error.value.level == 1
     assert error.value.prompts == ["a", "a", "b", "b"]
-    assert str(error.value).endswith("(step 1, prompts 'a', 'b')")
+    assert str(error.value).endswith("(level 1, prompts 'a', 'b')")
 
 
 def test_the_cause_of_a_reward_s_failure_is_kept():
@@ -254,7 +263,7 @@ def test_a_nan_names_only_the_prompts_concerned():
     def reward(images, prompts):
         return torch.tensor([math.nan if prompt == "b" else 1.0 for prompt in prompts])
 
-    with pytest.raises(RewardError, match=r"nan for 3 of 9 images \(step 1, prompts 'b'\)") as error:
+    with pytest.raises(RewardError, match=r"nan for 3 of 9 images \(level 1, prompts 'b'\)") as error:
         run(methods.svdd(reward, width=3), ["a", "b", "c"])
     assert error.value.prompts == ["b"] * 3
 
@@ -266,20 +275,26 @@ def test_only_the_prompts_of_the_failing_chunk_are_named():
         return smooth(images, prompts)
 
     with pytest.raises(RewardError) as error:
-        run(methods.svdd(reward, width=3), ["a", "b", "c"], reward_chunk=3)
+        run(methods.svdd(reward, width=3), ["a", "b", "c"], chunks=dsearch.Chunks(reward=3))
     assert error.value.prompts == ["b"] * 3
 
 
 def test_a_failure_at_the_clean_end_names_the_last_level():
     with pytest.raises(RewardError) as error:
         run(methods.plain(lambda images, prompts: images))
-    assert error.value.step == 6
+    assert error.value.level == 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32, torch.bool])
 def test_rewards_of_any_real_dtype_are_ranked_in_float32_or_more(dtype):
     result = run(methods.best_of_n(lambda images, prompts: (images[:, 0] > 0).to(dtype), n=3, keep=3))
-    assert result.rewards.dtype == torch.promote_types(dtype, torch.float32)
+    whole = dtype == torch.int32  # which float32 would round above 2^24
+    assert result.rewards.dtype == (torch.float64 if whole else torch.promote_types(dtype, torch.float32))
+
+
+def test_whole_numbers_that_float32_cannot_tell_apart_are_ranked():
+    result = run(methods.best_of_n(lambda images, prompts: 2**40 + torch.arange(len(images)), n=4, keep=4), ["a"])
+    assert result.rewards[0].tolist() == [2**40 + k for k in (3, 2, 1, 0)]
 
 
 def test_a_reward_may_return_a_list():
@@ -311,17 +326,48 @@ def test_a_softmax_over_siblings_that_are_all_forbidden_still_draws_one():
         ({"ids": [1]}, "1 ids for 2 groups"),
         ({"ids": [1, 2, 3]}, "3 ids for 2 groups"),
         ({"ids": [1, 2], "rng": dsearch.KeyedRng(0, (0, 1))}, "ids or rng, not both"),
-        ({"chunk": 0}, "chunk is 0"),
-        ({"decode_chunk": -1}, "decode_chunk is -1"),
-        ({"reward_chunk": 1.5}, r"reward_chunk is 1\.5"),
+        ({"watch": [dsearch.HeldOut({"a": smooth})] * 2}, "two HeldOut; give one"),
+        ({"watch": [dsearch.Thumbnails(8)] * 2}, "two Thumbnails; give one"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_before_anything_is_spent(options, says):
     class Untouched:
         num_steps = 6
+        encode = start = noise = predict = step = decode = None
 
     with pytest.raises(ValueError, match=says):
         run(methods.svdd(smooth), **{"prompts": PROMPTS, "denoiser": Untouched(), **options})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"network": 0}, "chunks.network is 0"),
+        ({"decoder": -1}, "chunks.decoder is -1"),
+        ({"reward": 1.5}, r"chunks.reward is 1\.5"),
+        ({"network": None, "pad": True}, "give chunks.network and chunks.decoder as numbers"),
+    ],
+)
+def test_chunks_that_cannot_be_are_refused(sizes, says):
+    with pytest.raises(ValueError, match=says):
+        dsearch.Chunks(**sizes)
+
+
+@pytest.mark.parametrize("watcher", [3, dsearch.Target, {"clip": smooth}])
+def test_what_cannot_watch_is_refused(watcher):
+    with pytest.raises(TypeError, match=r"give watchers .* or functions"):
+        run(methods.svdd(smooth), watch=[watcher])
+
+
+def test_a_value_of_another_shape_is_refused():
+    class Column(type(posterior_mean)):
+        def __call__(self, children, level, engine):
+            return super().__call__(children, level, engine)[..., None]
+
+    with pytest.raises(
+        ValueError, match=r"the value of svdd returned shape \(2, 3, 1\) for candidates \(2, 3\) at level 1"
+    ):
+        run(methods.svdd(smooth, width=3, value=Column()))
 
 
 def test_a_pool_smaller_than_its_prompts_is_refused():

@@ -140,7 +140,7 @@ def chi_square(x, law, z=1e-3):
 
 def sampled(denoiser, beams, seed=0):
     method = dsearch.methods.plain(lambda x, prompts: x[:, 0].float(), beams=beams)
-    return dsearch.search(denoiser, method, "", seed=seed, chunk=None).images[0]
+    return dsearch.search(denoiser, method, "", seed=seed, chunks=dsearch.Chunks(network=None)).images[0]
 
 
 @pytest.mark.parametrize(("length", "vocab"), [(3, 2), (3, 3), (2, 3)])
@@ -347,7 +347,7 @@ def test_templates_stay_and_the_rest_is_filled_in(seed, order, num_steps):
     states = []
     method = dsearch.methods.svdd(lambda x, prompts: x.sum(-1), width=2, beams=2)
     result = dsearch.search(
-        denoiser, method, list(TEMPLATES), seed=seed, callback=lambda step, beams: states.append(beams.x)
+        denoiser, method, list(TEMPLATES), seed=seed, watch=[lambda step, beams: states.append(beams.x)]
     )
     for b, form in enumerate(map(torch.tensor, TEMPLATES.values())):
         assert (result.images[b][:, form < 3] == form[form < 3]).all() and (result.images[b] < 3).all()
@@ -369,7 +369,7 @@ def test_rows_take_the_condition_and_the_template_of_their_own_prompt():
     denoiser = Masked(logits, length=3, vocab=3, encode=encode, template=lambda p: [3, 3, int(p)])
     for chunk in (None, 1, 4):
         method = dsearch.methods.plain(lambda x, prompts: x[:, 0], beams=3)
-        result = dsearch.search(denoiser, method, ["2", "0", "1"], chunk=chunk)
+        result = dsearch.search(denoiser, method, ["2", "0", "1"], chunks=dsearch.Chunks(network=chunk))
         assert result.images[:, 0].tolist() == [[2, 2, 2], [0, 0, 0], [1, 1, 1]]
 
 
@@ -403,8 +403,7 @@ def test_chunks_and_batch_mates_change_nothing(example, seed, sizes):
     method, prompts = example(fit), ["a", "bb", "a"]
     ids = ["pool"] if method.pool else ["x", "y", "z"]
     one = run(method, prompts, masked.example(), seed=seed, ids=ids)
-    chunks = dict(zip(("chunk", "decode_chunk", "reward_chunk"), sizes, strict=True))
-    assert_same_result(one, run(method, prompts, masked.example(), seed=seed, ids=ids, **chunks))
+    assert_same_result(one, run(method, prompts, masked.example(), seed=seed, ids=ids, chunks=dsearch.Chunks(*sizes)))
     for b in range(0 if method.pool else 3):
         alone = run(method, [prompts[b]], masked.example(), seed=seed, ids=[ids[b]])
         # Methods that may stop early report the mean bill of their groups.
@@ -415,7 +414,7 @@ def test_chunks_and_batch_mates_change_nothing(example, seed, sizes):
 def test_every_method_runs_within_its_bill(example):
     method = example(fit)
     result = run(method, PROMPTS, masked.example())
-    assert result.planned == method.bill(4) and not result.bill.exceeds(result.planned)
+    assert result.cost.planned == method.bill(4) and not result.cost.bill.exceeds(result.cost.planned)
     assert (result.images < 3).all() and torch.equal(result.images, result.latents)
     for b, prompts in enumerate(result.prompts):
         assert torch.equal(result.rewards[b], fit(result.images[b], prompts))
@@ -433,11 +432,11 @@ def test_search_raises_the_reward(order):
         return dsearch.search(denoiser, method, [""] * 60, ids=range(60)).rewards[:, 0].mean()
 
     m = dsearch.methods
-    plain = best(m.plain(reward))
+    plain = best(m.plain(reward, 1))
     others = [
         m.best_of_n(reward, 4),
         m.svdd(reward, 4),
-        m.dsearch(reward, 3, budget=6),
+        m.dsearch(reward, 3, rows_per_step=6),
         m.dsearch_r(reward, 4, 8, 0.25),
     ]
     assert all(best(method) > plain + 0.2 for method in others)
@@ -506,12 +505,12 @@ def spoilt(value, place=2, when=1):
 @pytest.mark.parametrize(
     ("logits", "says"),
     [
-        (lambda x, step: torch.zeros(*x.shape, 4), r"returned \(2, 4, 4\) of torch.float32 at step 0.*\(2, 4, 3\)"),
+        (lambda x, step: torch.zeros(*x.shape, 4), r"returned \(2, 4, 4\) of torch.float32 at level 0.*\(2, 4, 3\)"),
         (lambda x, step: torch.zeros(len(x), 3), r"returned \(2, 3\)"),
-        (lambda x, step: torch.zeros(*x.shape, 3, dtype=torch.long), "of torch.int64 at step 0; return floats"),
-        (spoilt(torch.nan, when=0), "at step 0 the highest logit of position 2 in row 1 is nan"),
-        (spoilt(torch.inf, when=0), "at step 0 the highest logit of position 2 in row 1 is inf"),
-        (spoilt(-torch.inf, when=0), "at step 0 the highest logit of position 2 in row 1 is -inf"),
+        (lambda x, step: torch.zeros(*x.shape, 3, dtype=torch.long), "of torch.int64 at level 0; return floats"),
+        (spoilt(torch.nan, when=0), "at level 0 the highest logit of position 2 in row 1 is nan"),
+        (spoilt(torch.inf, when=0), "at level 0 the highest logit of position 2 in row 1 is inf"),
+        (spoilt(-torch.inf, when=0), "at level 0 the highest logit of position 2 in row 1 is -inf"),
         (spoilt(torch.tensor([0.0, torch.nan, 0.0]), when=0), "is nan"),
     ],
 )
@@ -553,7 +552,7 @@ def test_a_step_takes_one_prediction_a_beam():
     denoiser = model(4)
     x = torch.full((1, 1, 2, 4), 3)
     pred = Prediction((x, torch.zeros(1, 1, 2, 4, 3), torch.ones(1, 1, 2, dtype=torch.long)), x)
-    with pytest.raises(ValueError, match="2 predictions a beam at step 0"):
+    with pytest.raises(ValueError, match="2 predictions per beam at step 0"):
         denoiser.step(x, pred, 0, denoiser.noise(0, (1, 1, 2), dsearch.KeyedRng(0, (0,))))
 
 
@@ -571,7 +570,7 @@ def test_the_benchmark_of_names_writes_its_table_into_the_page(tmp_path, capsys)
     assert written.startswith("before\n") and written.endswith("after\n") and "old" not in written
     assert told.strip() in written and str(tmp_path) not in written
     rows = json.loads(out.read_text())["rows"]
-    assert {"plain", "best_of_n", "svdd", "dsearch", "dsearch_r"} <= {row["method"] for row in rows}
+    assert {"plain", "best-of-N", "SVDD", "DSearch", "DSearch-R"} <= {row["method"] for row in rows}
     assert all(row["bill"]["model_calls"] <= 40 for row in rows)
 
     x = names.tokens(["alla", "zoe"])

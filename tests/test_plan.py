@@ -15,7 +15,6 @@ from dsearch.core.plan import (
     drop_schedule,
     dsearch_plan,
     flip,
-    largest,
     pruning_plan,
     search_probability,
     uniform_plan,
@@ -50,7 +49,7 @@ def dsearch_arguments(draw):
         "num_steps": draw(st.integers(1, 30)),
         "beams": beams,
         "keep": draw(st.integers(1, beams)),
-        "budget": draw(st.integers(beams, 200)),
+        "rows_per_step": draw(st.integers(beams, 200)),
         "drop": draw(st.sampled_from(DROPS)),
         "search": draw(st.sampled_from(SEARCHES)),
         "coins": draw(st.integers(0, 1000)),
@@ -143,16 +142,19 @@ def test_a_plan_that_cannot_be_is_refused_with_step_value_and_bound(arguments, s
         (lambda: search_probability("never", 5), "search='never'.*choose one of all, uniform"),
         (lambda: drop_schedule("linear", 4, 5, 5), "keep=5 exceeds beams=4"),
         (lambda: drop_schedule("linear", 4, 1, 0), "num_steps is 0"),
-        (lambda: dsearch_plan(5, 4, 1, 3, "none", "all", 0), "budget=3 .*beams=4"),
+        (lambda: dsearch_plan(5, 4, 1, 3, "none", "all", 0), "rows_per_step=3 .*beams=4"),
         (lambda: flip("all", 5, [0.5] * 3), "3 coins for 4 steps"),
         (lambda: flip("all", 5, [0.5, 0.5, 1.0, 0.5]), r"coin 1\.0 is outside \[0, 1\)"),
         (lambda: flip("all", 5, [0.5, float("nan"), 0.5, 0.5]), r"coin nan is outside"),
         (lambda: flip("all", 5, -1), "coins=-1"),
         (lambda: methods.best_of_n(None, n=2, keep=3), "keep=3 exceeds n=2"),
-        (lambda: methods.dsearch(None, beams=5, budget=4), "budget=4 .*beams=5"),
-        (lambda: methods.dsearch(None, beams=5, keep=6), "keep=6 exceeds beams=5"),
-        (lambda: methods.dsearch_r(None, beams=5, budget=4), "budget=4 .*beams=5"),
-        (lambda: methods.dsearch_r(None, beams=33, rate=0.03), "rate=0.03 of 33 beams replaces none.*34"),
+        (lambda: methods.dsearch(None, beams=5, rows_per_step=4), "rows_per_step=4 .*beams=5"),
+        (lambda: methods.dsearch(None, beams=5, keep=6, rows_per_step=25), "keep=6 exceeds beams=5"),
+        (lambda: methods.dsearch_r(None, beams=5, rows_per_step=4), "rows_per_step=4 .*beams=5"),
+        (
+            lambda: methods.dsearch_r(None, beams=33, rows_per_step=99, rate=0.03),
+            "rate=0.03 of 33 beams replaces none.*34",
+        ),
         (lambda: methods.svdd(None, temperature=-1.0), "temperature=-1.0 must be above 0"),
         (lambda: methods.published(None, bs=0), "bs is 0"),
         (lambda: methods.published(None, replacerate=0.5, drop_schedule="linear"), "replacerate=0.5.*'linear'"),
@@ -226,17 +228,17 @@ def test_dsearch_keep_never_rises_and_ends_at_its_target(arguments):
 
 
 @given(dsearch_arguments())
-def test_dsearch_rows_never_exceed_the_budget(arguments):
-    assert max(dsearch_plan(**arguments).rows) <= arguments["budget"]
+def test_dsearch_rows_never_exceed_the_rows_per_step(arguments):
+    assert max(dsearch_plan(**arguments).rows) <= arguments["rows_per_step"]
 
 
 @given(dsearch_arguments())
-def test_dsearch_spends_the_budget_at_searching_steps_and_one_row_a_beam_at_the_others(arguments):
+def test_dsearch_spends_the_rows_of_a_step_where_it_searches_and_one_per_beam_at_the_others(arguments):
     plan = dsearch_plan(**arguments)
     on = flip(arguments["search"], arguments["num_steps"], arguments["coins"])
     for i, searches in enumerate(on):
         assert plan.score[i] == searches
-        assert plan.width[i] == (arguments["budget"] // plan.alive[i] if searches else 1)
+        assert plan.width[i] == (arguments["rows_per_step"] // plan.alive[i] if searches else 1)
     assert (plan.width[-1], plan.score[-1]) == (1, True)
 
 
@@ -302,33 +304,12 @@ def test_a_method_bills_its_own_value():
         def cost(self, step, num_steps):
             return Bill(5, 1, 1)
 
-    method = methods.svdd(None, width=2)._replace(value=Dear())
+    method = dataclasses.replace(methods.svdd(None, width=2), value=Dear())
     assert method.bill(3) == Bill(1 + 4 + 4 * 5, 5, 5)
 
 
-@given(st.integers(0, 99), st.integers(1, 9), st.integers(0, 9), st.integers(1, 5), st.integers(0, 2000))
-def test_largest_is_the_last_number_within_the_limit(base, slope, bend, at_least, spare):
-    def cost(n):
-        return base + slope * n + bend * n * n
-
-    limit = cost(at_least) + spare
-    n = largest(cost, limit, at_least)
-    assert n >= at_least and cost(n) <= limit < cost(n + 1)
-
-
-def test_largest_sizes_a_method_to_a_bill():
-    assert largest(lambda width: methods.svdd(None, width).bill(50).model_calls, 981) == 20
-
-
-def test_largest_refuses_a_limit_below_the_least_and_a_cost_that_does_not_rise():
-    with pytest.raises(ValueError, match="3 costs 30, above the limit of 29"):
-        largest(lambda n: 10 * n, 29, at_least=3)
-    with pytest.raises(ValueError, match="does not rise"):
-        largest(lambda n: 5, 29)
-
-
-def test_dsearch_r_shares_its_budget_among_its_beams_and_drops_none():
-    method = methods.dsearch_r(None, beams=5, budget=17, rate=0.2, search="uniform", coins=[0.0, 0.99, 0.0])
+def test_dsearch_r_shares_its_rows_among_its_beams_and_drops_none():
+    method = methods.dsearch_r(None, beams=5, rows_per_step=17, rate=0.2, search="uniform", coins=[0.0, 0.99, 0.0])
     assert method.plan(4) == Plan(5, (3, 1, 3, 1), (5,) * 4, (True, False, True, False))
 
 
@@ -367,3 +348,10 @@ def test_the_reference_tables_are_these():
         for kind, p in kinds.items():
             ours = search_probability(kind, int(steps))
             assert ours == pytest.approx([min(1.0, q) for q in p], abs=1e-12)
+
+
+def test_all_defaults_but_the_published_ones_cost_about_four_plain_images():
+    own = {"tuned": {"gain": [1.0] * 49}}
+    for name in set(methods.__all__) - {"published"}:
+        rows = getattr(methods, name)(None, **own.get(name, {})).bill(50).model_calls
+        assert 160 <= rows <= 204, f"{name}: {rows}"

@@ -41,8 +41,8 @@ METHODS = {
     "plain": Named("plain", {"beams": 3}),
     "best-of-N": Named("best_of_n", {"n": 4}),
     "SVDD": Named("svdd", {"width": 4}),
-    "DSearch": Named("dsearch", {"beams": 4, "keep": 2, "budget": 8, "search": "all"}),
-    "DSearch-R": Named("dsearch_r", {"beams": 4, "budget": 8, "rate": 0.3}),
+    "DSearch": Named("dsearch", {"beams": 4, "keep": 2, "rows_per_step": 8, "search": "all"}),
+    "DSearch-R": Named("dsearch_r", {"beams": 4, "rows_per_step": 8, "rate": 0.3}),
     "FK </b>": Named("fk", {"particles": 4, "lam": 60.0, "every": 2}),
     "RBF": Named("rbf", {"width": 3, "beams": 2}),
     "rounds": Named("random_search", {"candidates": 2, "rounds": 3}),
@@ -218,7 +218,7 @@ def test_curves_and_tables_are_those_of_the_records(run, text):
     tables = {}
     for cell in data["cells"]:
         method, records = cell["method"], [r for r in run.records() if r["method"] == cell["method"]]
-        for name, of in {"bright": lambda r: r["reward"], "judge": lambda r: r["observed"]["judge"]}.items():
+        for name, of in {"bright": lambda r: r["reward"], "judge": lambda r: r["held_out"]["judge"]}.items():
             table = torch.full((2, 5), torch.nan, dtype=torch.float64)
             for s, seed in enumerate((0, 3)):
                 for p in range(5):
@@ -304,7 +304,7 @@ def test_numbers_that_json_cannot_say_and_images_that_are_missing_or_elsewhere_b
     (folder / records[1]["image"]).unlink()
     (tmp_path / "secret.png").write_bytes((run.folder / records[0]["image"]).read_bytes())
     for record, image in zip(records, ["../secret.png", records[1]["image"]], strict=False):
-        record |= {"image": image, "reward": None, "kl": None, "log_w": None, "observed": {"judge": None}}
+        record |= {"image": image, "reward": None, "kl": None, "log_w": None, "held_out": {"judge": None}}
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (folder / "units" / unit.name / "records.jsonl").write_text(lines)
     found = Blocks(page(Run.open(folder))).data

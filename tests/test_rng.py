@@ -13,7 +13,8 @@ from scipy import stats
 from strategies import within
 
 from dsearch import KeyedRng
-from dsearch.core.rng import Sliced, invert_cdf
+from dsearch.core.rng import invert_cdf
+from dsearch.methods.zero_order import Near
 
 IDS = st.lists(st.one_of(st.integers(), st.text(max_size=3)), min_size=1, max_size=5, unique=True)
 SHAPES = st.lists(st.integers(1, 4), max_size=3)
@@ -223,12 +224,12 @@ def in_parts(source, draw, cuts, total):
     edges = [0, *sorted(cuts), total]
     drawn = []
     for start, stop in pairwise(edges):
-        source.at(start, stop - start)
+        source.seek(start, stop - start)
         drawn.append(draw(stop - start))
     return torch.cat(drawn, dim=1)
 
 
-SOURCES = pytest.mark.parametrize("parts", [KeyedRng.parts, lambda rng: Sliced(rng, 12)], ids=["keyed", "any"])
+SOURCES = pytest.mark.parametrize("parts", [lambda rng: rng.parts(12), lambda rng: rng.parts(5).parts(12)])
 CUTS = st.sets(st.integers(1, 11), max_size=4)
 
 
@@ -264,7 +265,7 @@ def test_indices_drawn_piece_by_piece_are_those_drawn_at_once(parts, cuts):
 def test_sources_under_another_draw_for_its_candidates(parts):
     source = parts(KeyedRng(3, ("a", 1)))
     inner = source.under("rollout")
-    source.at(4, 2)
+    source.seek(4, 2)
     whole = KeyedRng(3, ("a", 1)).under("rollout").normal("use", 0, (2, 12))
     assert torch.equal(inner.normal("use", 0, (2, 2)), whole[:, 4:6])
 
@@ -272,6 +273,21 @@ def test_sources_under_another_draw_for_its_candidates(parts):
 @SOURCES
 def test_draws_that_are_not_as_many_for_each_candidate_are_refused(parts):
     source = parts(KeyedRng(3, ("a", 1)))
-    source.at(0, 4)
+    source.seek(0, 4)
     with pytest.raises(ValueError, match=r"'use' at step 2 draws \(2, 6\) for 4 candidates"):
         source.normal("use", 2, (2, 6))
+
+
+@KINDS
+@given(cuts=CUTS)
+def test_runs_around_a_pivot_drawn_piece_by_piece_are_those_drawn_at_once(kind, cuts):
+    rng, shape = KeyedRng(3, ("a", 1)), (2, 12, 1, 4)
+    pivot = {(kind, "use", 2): getattr(rng.under("before"), kind)("use", 2, (2, 1, 1, 4))}
+
+    def near():
+        return Near(rng, 0.6, True, dict(pivot))
+
+    source = near().parts(12)
+    pieces = in_parts(source, lambda n: getattr(source, kind)("use", 2, (2, n, 1, 4)), cuts, 12)
+    assert torch.equal(pieces, getattr(near(), kind)("use", 2, shape))
+    assert source.near.drawn[kind, "use", 2].shape == shape  # the noise of all, for any may be the next pivot

@@ -62,7 +62,7 @@ def test_width_one_equals_the_pipeline_bit_for_bit(pipe):
     generator = torch.Generator().manual_seed(5)
     start, *noise = (torch.randn(2, 4, 8, 8, generator=generator)[:, None] for _ in range(steps + 1))
     recorded = tiny.Recorded(start, [each[:, :, None] for each in noise])
-    result = dsearch.search(denoiser, dsearch.methods.plain(tiny.contrast), prompts, rng=recorded)
+    result = dsearch.search(denoiser, dsearch.methods.plain(tiny.contrast, 1), prompts, rng=recorded)
 
     pipe.scheduler = DDIMScheduler(**tiny.SD_DDIM)
     generator = torch.Generator().manual_seed(5)
@@ -82,7 +82,7 @@ def test_width_one_equals_the_pipeline_bit_for_bit(pipe):
 def test_a_search_keeps_its_bill(pipe):
     torch.set_num_threads(2)
     denoiser = StableDiffusion(pipe, num_inference_steps=3, height=64, width=64)
-    method = dsearch.methods.dsearch(tiny.contrast, beams=2, budget=4, search="all")
+    method = dsearch.methods.dsearch(tiny.contrast, beams=2, rows_per_step=4, search="all")
     result = dsearch.search(denoiser, method, ["a cat"], seed=0)
-    assert result.bill == result.planned == method.bill(3)
+    assert result.cost.bill == result.cost.planned == method.bill(3)
     assert result.images.shape == (1, 1, 3, 64, 64)

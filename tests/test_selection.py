@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -11,7 +12,7 @@ from strategies import log_weights, populations, scores
 
 from dsearch import KeyedRng, methods
 from dsearch.core import resample as schemes
-from dsearch.core.contract import Prediction, take
+from dsearch.core.contract import Choice, Prediction, take, weight_dtype
 from dsearch.core.selection import (
     best_child,
     chain,
@@ -123,7 +124,7 @@ def test_what_a_later_selector_of_a_chain_sees_are_the_survivors():
     chain(best_child, spy)(p, 1, RNG)
     (survivors,) = seen
     assert survivors.value.tolist() == [[5, 4]] and survivors.log_w.tolist() == [[1, 2]]
-    assert (survivors.width, survivors.step, survivors.final) == (1, 3, False)
+    assert (survivors.width, survivors.level, survivors.final) == (1, 3, False)
 
 
 # ---- replacement -------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def test_replace_worst_keeps_the_survivors_ascending_then_appends_the_draws(p, r
         spread = math.sqrt(sum((v - mean) ** 2 for v in row) / beams) if zscore else 1
         weights.append(softmax([row[i] / (spread or 1) / temperature for i in rest]))
     assert_chosen(choice, p, expected)
-    assert (rng.use, rng.step) == ("replace", p.step)
+    assert (rng.use, rng.step) == ("replace", p.level)
     for got, want in zip(rng.log_p.double().softmax(-1).tolist(), weights, strict=True):
         assert got == pytest.approx(want, rel=1e-5)
 
@@ -221,10 +222,10 @@ def test_a_rate_that_replaces_no_beam_is_refused_with_the_remedy():
 
 
 def asked(method, values):
-    """The log-weights from which a method draws its replacements."""
+    """The log-weights from which a method draws its replacements, relative to the best."""
     rng = GivenDraws()
     method.select(scores([values]), len(values), rng)
-    return rng.log_p[0].tolist()
+    return (rng.log_p[0] - rng.log_p[0].max()).tolist()
 
 
 def test_published_pruning_reorders_by_value_and_dsearch_keeps_the_order_of_its_beams():
@@ -237,14 +238,14 @@ def test_published_pruning_reorders_by_value_and_dsearch_keeps_the_order_of_its_
 
 def test_published_replacement_draws_from_the_raw_softmax_at_temperature_one():
     method = methods.published(None, bs=4, replacerate=0.25)
-    assert asked(method, [7.0, 1.0, 40.0, 3.0]) == [7.0, 40.0, 3.0]
+    assert asked(method, [7.0, 1.0, 40.0, 3.0]) == [7.0 - 40.0, 0.0, 3.0 - 40.0]
 
 
 def test_dsearch_r_hands_on_its_rate_temperature_and_zscore():
-    raw = methods.dsearch_r(None, beams=4, budget=8, rate=0.5, temperature=0.5, zscore=False)
-    assert asked(raw, [7.0, 1.0, 40.0, 3.0]) == [14.0, 80.0]
-    scaled = methods.dsearch_r(None, beams=4, budget=8, rate=0.5, temperature=0.5)
-    assert asked(scaled, [-1.0, -1.0, 1.0, 1.0]) == [2.0, 2.0]
+    raw = methods.dsearch_r(None, beams=4, rows_per_step=8, rate=0.5, temperature=0.5, zscore=False)
+    assert asked(raw, [7.0, 1.0, 40.0, 3.0]) == [14.0 - 80.0, 0.0]
+    scaled = methods.dsearch_r(None, beams=4, rows_per_step=8, rate=0.5, temperature=0.5)
+    assert asked(scaled, [-3.0, -1.0, 1.0, 3.0]) == pytest.approx([-4 / math.sqrt(5), 0.0])
 
 
 # ---- softmax -----------------------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ SCHEMES = [schemes.systematic, schemes.multinomial]
 def test_resampling_takes_the_scheme_s_indices_and_keeps_the_mean_weight(scheme, log_w, keep):
     p = scores([[0.0] * len(log_w)], log_w=torch.tensor([log_w], dtype=torch.float64))
     choice = resample(scheme)(p, keep, RNG)
-    assert torch.equal(choice.index, scheme(p.log_w, keep, RNG, p.step))
+    assert torch.equal(choice.index, scheme(p.log_w, keep, RNG, p.level))
     mean = math.log(sum(math.exp(w) for w in log_w) / len(log_w))
     assert choice.log_w.tolist() == [pytest.approx([mean] * keep, rel=1e-9, abs=1e-12)]
 
@@ -356,7 +357,14 @@ def test_take_gathers_none_tuples_and_named_tuples_alike():
     assert taken[2].x0.tolist() == [[4, 0]]
 
 
-@pytest.mark.parametrize("tree", [[torch.zeros(1, 2)], {"a": torch.zeros(1, 2)}, 3.0])
+def test_take_gathers_lists_mappings_and_dataclasses_alike():
+    x, i = torch.arange(6.0).reshape(1, 3, 2), torch.tensor([[2, 0]])
+    taken = take([{"a": x, "b": "as it is"}, Choice(x[..., 0], x[..., 1])], i)
+    assert taken[0]["a"].tolist() == [[[4, 5], [0, 1]]] and taken[0]["b"] == "as it is"
+    assert isinstance(taken[1], Choice) and taken[1].index.tolist() == [[4, 0]] and taken[1].kl is None
+
+
+@pytest.mark.parametrize("tree", [object(), np.zeros((1, 2)), {torch.zeros(1, 2)}])
 def test_take_refuses_what_is_no_tree_of_tensors(tree):
     with pytest.raises(TypeError, match=f"not {type(tree).__name__}"):
         take(tree, torch.tensor([[0]]))
@@ -381,3 +389,9 @@ def test_replacing_all_or_a_single_beam_is_refused():
         replaced(1 - 1e-10, 2)
     with pytest.raises(ValueError, match="at least 2 beams"):
         replaced(0.5, 1)
+
+
+def test_weights_are_float64_and_a_device_that_cannot_be_asked_says_so_itself():
+    assert weight_dtype(torch.device("cpu")) == torch.float64
+    with pytest.raises(RuntimeError, match="FPGA"):  # and not that it has no float64
+        weight_dtype(torch.device("fpga"))

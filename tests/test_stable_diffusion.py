@@ -369,7 +369,7 @@ def test_nothing_of_the_pipeline_changes(scheduler):
         before, state = fingerprint(pipe), torch.get_rng_state()
         dsearch.search(
             StableDiffusion(pipe, num_inference_steps=4),
-            dsearch.methods.dsearch(tiny.contrast, beams=3, budget=6),
+            dsearch.methods.dsearch(tiny.contrast, beams=3, rows_per_step=6),
             PROMPTS,
         )
         assert fingerprint(pipe) == before
@@ -410,12 +410,12 @@ def counted(pipe, monkeypatch) -> Counter:
 def test_the_bill_is_what_the_networks_saw(guidance, halves, monkeypatch):
     pipe, prompts = tiny.pipeline(), PROMPTS[:2]
     seen = counted(pipe, monkeypatch)
-    method = dsearch.methods.dsearch(tiny.contrast, beams=4, keep=2, budget=8, search="uniform", coins=1)
+    method = dsearch.methods.dsearch(tiny.contrast, beams=4, keep=2, rows_per_step=8, search="uniform", coins=1)
     denoiser = StableDiffusion(pipe, num_inference_steps=6, guidance_scale=guidance)
-    result = dsearch.search(denoiser, method, prompts, chunk=5, decode_chunk=3)
-    assert result.bill == result.planned == method.bill(6)
-    assert seen["forward"] == halves * len(prompts) * result.bill.model_calls
-    assert seen["decode"] == len(prompts) * result.bill.decodes
+    result = dsearch.search(denoiser, method, prompts, chunks=dsearch.Chunks(network=5, decoder=3))
+    assert result.cost.bill == result.cost.planned == method.bill(6)
+    assert seen["forward"] == halves * len(prompts) * result.cost.bill.model_calls
+    assert seen["decode"] == len(prompts) * result.cost.bill.decodes
     assert (seen["encode_prompt"], seen["texts"]) == (1, halves * len(prompts))
     assert seen["maybe_free_model_hooks"] == 1
 
@@ -436,7 +436,7 @@ def test_offloaded_modules_are_handed_back_when_a_reward_raises(monkeypatch):
 
 METHODS = {
     "svdd": dsearch.methods.svdd(tiny.contrast, width=3, beams=2),
-    "dsearch": dsearch.methods.dsearch(tiny.contrast, beams=4, keep=2, budget=9, search="all"),
+    "dsearch": dsearch.methods.dsearch(tiny.contrast, beams=4, keep=2, rows_per_step=9, search="all"),
     "best_of_n": dsearch.methods.best_of_n(tiny.contrast, n=3, keep=2),
 }
 
@@ -455,11 +455,13 @@ def same(one: dsearch.Result, other: dsearch.Result, rows=slice(None)) -> None:
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 def test_chunk_sizes_change_no_choice(method):
     denoiser = StableDiffusion(tiny.pipeline(), num_inference_steps=5)
-    whole = dsearch.search(denoiser, method, PROMPTS, chunk=None, decode_chunk=None, reward_chunk=None)
+    whole = dsearch.search(denoiser, method, PROMPTS, chunks=dsearch.Chunks(network=None, decoder=None, reward=None))
     for size in (1, 3):
-        parts = dsearch.search(denoiser, method, PROMPTS, chunk=size, decode_chunk=size, reward_chunk=2 * size)
+        parts = dsearch.search(
+            denoiser, method, PROMPTS, chunks=dsearch.Chunks(network=size, decoder=size, reward=2 * size)
+        )
         same(parts, whole)
-        assert parts.bill == whole.bill
+        assert parts.cost.bill == whole.cost.bill
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())

@@ -1,5 +1,6 @@
 """What goes wrong in the middle of a search, each caused: memory, rewards that fail, nan, compiled shapes, threads."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from strategies import assert_identical, group, run, smooth
 import dsearch
 from dsearch import methods
 from dsearch.adapters import toy
-from dsearch.core.engine import ModelError, RewardError
+from dsearch.core.errors import ModelError, RewardError
 from dsearch.core.value import Lookahead
 from dsearch.rewards import retried
 
@@ -51,19 +52,19 @@ SVDD = methods.svdd(smooth, width=20)
 # ---- memory ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("where", "kind"), [("predict", "chunk"), ("decode", "decode_chunk")])
+@pytest.mark.parametrize(("where", "kind"), [("predict", "network"), ("decode", "decoder")])
 @pytest.mark.parametrize("rows", [1, 3, 7])
 def test_out_of_memory_halves_the_chunk_remembers_it_and_changes_nothing(where, kind, rows):
     model, asked = small(rows, where)
-    whole, tight = run(SVDD), run(SVDD, denoiser=model, chunk=None, decode_chunk=None)
+    whole, tight = run(SVDD), run(SVDD, denoiser=model, chunks=dsearch.Chunks(network=None, decoder=None))
     for b in range(2):
         assert_identical(group(whole, b), group(tight, b))
-    assert tight.bill == whole.bill  # what was tried in vain is not billed
+    assert tight.cost.bill == whole.cost.bill  # what was tried in vain is not billed
     failed = [n for n in asked if n > rows]
     assert failed == sorted(set(failed), reverse=True)  # a size that failed is not tried again
-    assert 1 <= tight.chunks[kind] <= rows
+    assert 1 <= getattr(tight.chunks, kind) <= rows
     again, asked = small(rows, where)
-    run(SVDD, denoiser=again, **tight.chunks)
+    run(SVDD, denoiser=again, chunks=tight.chunks)
     assert max(asked) <= rows
 
 
@@ -76,14 +77,16 @@ def test_a_reward_that_runs_out_of_memory_is_asked_in_halves():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return smooth(images, prompts)
 
-    tight, whole = run(SVDD._replace(reward=reward)), run(SVDD)
+    tight, whole = run(dataclasses.replace(SVDD, reward=reward)), run(SVDD)
     assert_identical(group(tight, 0), group(whole, 0))
-    assert tight.bill == whole.bill and tight.chunks["reward_chunk"] <= 5
+    assert tight.cost.bill == whole.cost.bill and tight.chunks.reward <= 5
 
 
 @pytest.mark.parametrize("where", ["predict", "decode"])
 def test_a_single_row_that_does_not_fit_is_an_error_with_a_remedy(where):
-    with pytest.raises(ModelError, match=r"chunk=1.*out of memory.*half precision.*offloading.*prompts 'a'") as error:
+    with pytest.raises(
+        ModelError, match=r"out of memory with chunks.\w+=1.*half precision.*offloading.*prompts 'a'"
+    ) as error:
         run(SVDD, denoiser=small(0, where)[0])
     assert isinstance(error.value.__cause__, torch.OutOfMemoryError)
 
@@ -113,9 +116,9 @@ def test_real_memory_that_runs_out_is_survived():
         model.predict = hungry
         held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 30), resource.RLIM_INFINITY))
-        tight = dsearch.search(model, method, "a", chunk=None)
+        tight = dsearch.search(model, method, "a", chunks=dsearch.Chunks(network=None))
         assert torch.equal(whole.images, tight.images)
-        assert 1 <= tight.chunks["chunk"] <= 16, tight.chunks
+        assert 1 <= tight.chunks.network <= 16, tight.chunks
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -172,17 +175,22 @@ def test_peak_memory_does_not_grow_with_the_children_of_which_one_survives():
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 11, 64])
 def test_children_that_stream_are_those_of_all_at_once(chunk, steps):
-    method = methods.dsearch(smooth, beams=4, keep=2, budget=40)._replace(value=Lookahead(steps, max(1, steps)))
-    whole = run(method, chunk=None)
-    streamed = run(method, chunk=chunk, decode_chunk=chunk, reward_chunk=chunk)
+    method = dataclasses.replace(
+        methods.dsearch(smooth, beams=4, keep=2, rows_per_step=40), value=Lookahead(steps, max(1, steps))
+    )
+    whole = run(method, chunks=dsearch.Chunks(network=None))
+    streamed = run(method, chunks=dsearch.Chunks(network=chunk, decoder=chunk, reward=chunk))
     for b in range(2):
         assert_identical(group(streamed, b), group(whole, b))
-    assert streamed.bill == whole.bill
+    assert streamed.cost.bill == whole.cost.bill
 
 
 def test_the_first_of_equal_children_survives_in_any_chunks():
     method = methods.svdd(lambda x, prompts: (smooth(x, prompts) > -1).float(), width=30)
-    assert_identical(group(run(method, chunk=1, decode_chunk=1, reward_chunk=1), 0), group(run(method, chunk=None), 0))
+    assert_identical(
+        group(run(method, chunks=dsearch.Chunks(network=1, decoder=1, reward=1)), 0),
+        group(run(method, chunks=dsearch.Chunks(network=None)), 0),
+    )
 
 
 class PerGroup:
@@ -196,10 +204,10 @@ class PerGroup:
 
 
 def test_a_value_whose_noise_is_not_per_candidate_cannot_stream_and_says_so():
-    method = SVDD._replace(value=PerGroup())
-    run(method, chunk=None)
-    with pytest.raises(ValueError, match=r"'one' at step 1 draws \(2, 1\) for .* candidates a group.*chunk=None"):
-        run(method, chunk=6, decode_chunk=6, reward_chunk=6)
+    method = dataclasses.replace(SVDD, value=PerGroup())
+    run(method, chunks=dsearch.Chunks(network=None))
+    with pytest.raises(ValueError, match=r"'one' at step 1 draws \(2, 1\) for .* candidates per group.*network=None"):
+        run(method, chunks=dsearch.Chunks(network=6, decoder=6, reward=6))
 
 
 # ---- rewards and networks that fail ------------------------------------------------------------------------
@@ -220,21 +228,24 @@ class EveryNth:
 
 def test_a_reward_that_fails_now_and_then_is_asked_again_and_nothing_is_lost():
     flaky = EveryNth(3)
-    result, whole = run(SVDD._replace(reward=retried(flaky, wait=0)), reward_chunk=7), run(SVDD)
-    assert flaky.calls > result.bill.reward_calls * 2 / 7
+    result, whole = (
+        run(dataclasses.replace(SVDD, reward=retried(flaky, wait=0)), chunks=dsearch.Chunks(reward=7)),
+        run(SVDD),
+    )
+    assert flaky.calls > result.cost.bill.reward_calls * 2 / 7
     assert_identical(group(result, 0), group(whole, 0))
-    assert result.bill == whole.bill
+    assert result.cost.bill == whole.cost.bill
 
 
 def test_a_reward_that_keeps_failing_is_named_and_what_was_paid_for_is_kept():
     flaky = EveryNth(4)
     with pytest.raises(RewardError, match="raised ConnectionError: call 4 was dropped") as error:
-        run(SVDD._replace(reward=flaky), reward_chunk=None)
-    assert (error.value.step, error.value.reached) == (4, 3)
+        run(dataclasses.replace(SVDD, reward=flaky), chunks=dsearch.Chunks(reward=None))
+    assert (error.value.level, error.value.reached) == (4, 3)
     beams = error.value.beams
-    assert beams.prompt.tolist() == [[0], [1]] and torch.equal(beams.value, smooth(beams.pred.x0, []))
+    assert beams.prompt_index.tolist() == [[0], [1]] and torch.equal(beams.value, smooth(beams.pred.x0, []))
     with pytest.raises(RewardError, match="call 1 was dropped") as first:
-        run(SVDD._replace(reward=retried(EveryNth(1), times=2, wait=0, on=(ValueError,))))
+        run(dataclasses.replace(SVDD, reward=retried(EveryNth(1), times=2, wait=0, on=(ValueError,))))
     assert first.value.beams is None
 
 
@@ -246,7 +257,7 @@ def test_other_errors_than_the_named_ones_are_not_retried():
         raise KeyError("no such model")
 
     with pytest.raises(RewardError, match="KeyError"):
-        run(SVDD._replace(reward=retried(reward, wait=0, on=(ConnectionError,))))
+        run(dataclasses.replace(SVDD, reward=retried(reward, wait=0, on=(ConnectionError,))))
     assert len(calls) == 1
 
 
@@ -270,7 +281,7 @@ def test_a_nan_or_infinity_of_the_model_is_named_with_step_and_prompt(where, who
     with pytest.raises(ModelError, match=f"{who} returned nan or infinity.*bfloat16 or float32") as error:
         run(SVDD, denoiser=Wrapped(where, change))
     if where == "predict":
-        assert error.value.step == 3 and set(error.value.prompts) == {"b"} and error.value.reached == 2
+        assert error.value.level == 3 and set(error.value.prompts) == {"b"} and error.value.reached == 2
         assert "20 of 40 rows" in str(error.value)
 
 
@@ -291,15 +302,15 @@ def test_padded_chunks_have_one_size_and_change_nothing(chunk):
 
     model = Wrapped("predict", counted("predict"))
     model.decode = lambda x: counted("decode")(toy.example().decode, x)
-    padded, whole = run(SVDD, denoiser=model, chunk=chunk, decode_chunk=chunk, pad=True), run(SVDD)
+    padded, whole = run(SVDD, denoiser=model, chunks=dsearch.Chunks(network=chunk, decoder=chunk, pad=True)), run(SVDD)
     assert seen == {"predict": {chunk}, "decode": {chunk}}
     assert_identical(group(padded, 0), group(whole, 0))
-    assert padded.bill == whole.bill
+    assert padded.cost.bill == whole.cost.bill
 
 
 def test_padding_to_no_size_is_refused():
-    with pytest.raises(ValueError, match=r"pad=True.*give chunk and decode_chunk"):
-        run(SVDD, pad=True, chunk=None)
+    with pytest.raises(ValueError, match=r"pad=True.*give chunks.network and chunks.decoder"):
+        run(SVDD, chunks=dsearch.Chunks(pad=True, network=None))
 
 
 def test_a_reward_on_the_host_works_while_the_next_images_are_decoded():
@@ -320,19 +331,21 @@ def test_a_reward_on_the_host_works_while_the_next_images_are_decoded():
         decoded.release()
         return own(x)
 
-    beside = run(SVDD._replace(reward=Host()), denoiser=Wrapped("decode", change), decode_chunk=3)
+    beside = run(
+        dataclasses.replace(SVDD, reward=Host()), denoiser=Wrapped("decode", change), chunks=dsearch.Chunks(decoder=3)
+    )
     assert {name.split("_")[0] for name in scored} == {"reward"}
     whole = run(SVDD)
     assert_identical(group(beside, 1), group(whole, 1))
-    assert beside.bill == whole.bill
+    assert beside.cost.bill == whole.cost.bill
 
 
 def test_an_error_on_the_host_is_named_like_any_other():
     class Host(EveryNth):
         on_host = True
 
-    with pytest.raises(RewardError, match=r"call 3 was dropped.*step 1, prompts 'a'"):
-        run(SVDD._replace(reward=Host(3)), decode_chunk=4)
+    with pytest.raises(RewardError, match=r"call 3 was dropped.*level 1, prompts 'a'"):
+        run(dataclasses.replace(SVDD, reward=Host(3)), chunks=dsearch.Chunks(decoder=4))
 
 
 def test_a_preview_steers_and_the_decoder_makes_the_images():
@@ -345,7 +358,7 @@ def test_a_preview_steers_and_the_decoder_makes_the_images():
     model.preview = lambda x: quick.append(len(x)) or x.round()
     result = run(SVDD, denoiser=model)
     assert sum(full) == 2 and sum(quick) == 2 * 5 * 20
-    assert sum(full) + sum(quick) == result.spent.decodes
+    assert sum(full) + sum(quick) == result.cost.spent.decodes
     assert torch.equal(result.rewards, smooth(result.images[:, 0], [])[:, None])
     assert torch.equal(result.images, result.latents)
     values = result.trace[0].values

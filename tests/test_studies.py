@@ -90,7 +90,7 @@ def told(tmp_path_factory):
     model = Painted(toy.GaussianMixture([[-1.0, 0.0], [1.0, 1.0]], 0.7, num_steps=8, shift={"cat": 0.5}))
     study = load("paper-small", models={"toy": "given"}, budgets=[{"model_calls": 32}, {"model_calls": 64}])
     rewards = {"compressibility": Named("given"), "hps": Named("given")}
-    study = dataclasses.replace(study.under("compressibility"), rewards=rewards, observe=("hps",))
+    study = dataclasses.replace(study.under("compressibility"), rewards=rewards, held_out=("hps",))
     run = runs.run(study, out / "run", given={"toy": model, "compressibility": red, "hps": green})
     return model, run, compare([run], out / "run", say=lambda text: None)
 
@@ -133,7 +133,7 @@ def test_search_raises_the_reward_while_the_others_watch(told):
     _, run, found = told
     mean = [row(found, *at).reward.own.mean for at in (("SVDD-PM", 64), ("best-of-N", 32), ("plain", None))]
     assert mean == sorted(mean, reverse=True)
-    assert all(set(r.observed) == {"hps"} for r in found.rows)
+    assert all(set(r.held_out) == {"hps"} for r in found.rows)
     drawn = ("reward_0_model_calls", "pareto_0", "along_0", "correlation_0", "grid_0_0")
     assert {file.stem for file in run.folder.glob("*.png")} == set(drawn)
 
@@ -163,7 +163,7 @@ def test_prompts_of_their_own_make_an_experiment_of_its_own(tmp_path, capsys):
     words = ["reproduce", "hps", *QUICK, "--bills", "4", "--hps-prompts", str(tmp_path / "prompts.txt")]
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
     run = Run.open(tmp_path / "out" / "hps")
-    assert run.complete and run.experiment.prompts == ("panda", "cat") and run.experiment.guides == ("hps",)
+    assert run.complete and run.experiment.prompts == ("panda", "cat") and run.experiment.objectives == ("hps",)
     assert (run.folder / "table.md").read_text() in capsys.readouterr().out
 
 
@@ -176,7 +176,7 @@ def test_the_demonstration_is_a_run_that_goes_on_and_is_reported_and_compared(tm
     assert cli.main(words) == 0
     told = capsys.readouterr().out
     run = Run.open(out)
-    assert run.complete and list(run.experiment.guides) == ["clip", "compressibility"]
+    assert run.complete and list(run.experiment.objectives) == ["clip", "compressibility"]
     assert (run.folder / "table.md").read_text() in told
     assert all(r["bill"]["model_calls"] <= 16 for r in run.records())
     for name in ("grid_0_0", "along_0", "pareto_0", "reward_0_model_calls"):
@@ -192,7 +192,7 @@ def test_the_demonstration_is_a_run_that_goes_on_and_is_reported_and_compared(tm
 
 
 def key(record):
-    return record["guide"], record["seed"], record["prompt"]
+    return record["objective"], record["seed"], record["prompt"]
 
 
 def test_unchanged_it_is_the_study_itself(tmp_path, monkeypatch):

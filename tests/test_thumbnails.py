@@ -9,11 +9,9 @@ from strategies import PROMPTS, Counted, assert_same_result, every_method, run
 import dsearch
 from dsearch import Bill, methods
 from dsearch.adapters import GaussianMixture, toy
-from dsearch.core.thumbnails import Pictured, Shelf
-from dsearch.core.value import Lookahead
 
 STEPS = 6
-CHUNKS = {"at once": {"chunk": None}, "streaming": {"chunk": 1, "decode_chunk": 2, "reward_chunk": 1}}
+CHUNKS = {"at once": dsearch.Chunks(network=None), "streaming": dsearch.Chunks(1, 2, 1)}
 in_any_chunks = pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
 
 
@@ -53,25 +51,26 @@ def drawn(result):
 @in_any_chunks
 def test_thumbnails_change_nothing_and_what_they_decode_is_counted_apart(example, chunks):
     counted = Counted(model())
-    bare, seen = (run(example(brightness), denoiser=m, **chunks, thumbnails=t) for m, t in ((model(), 0), (counted, 8)))
+    bare = run(example(brightness), denoiser=model(), chunks=chunks)
+    seen = run(example(brightness), denoiser=counted, watch=[dsearch.Thumbnails(8)], chunks=chunks)
     assert_same_result(bare, seen)
-    assert seen.bill == bare.bill and seen.spent == bare.spent and bare.watched == Bill() and bare.thumbnails == []
+    assert seen.cost.spent == bare.cost.spent and bare.cost.watched == Bill() and bare.thumbnails == []
     whole_runs = example(brightness).rounds is not None  # which choose among clean images alone
-    assert seen.watched == Bill(0, 0 if whole_runs else drawn(seen), 0)
-    assert counted.decodes == seen.spent.decodes + seen.watched.decodes
+    assert seen.cost.watched == Bill(0, 0 if whole_runs else drawn(seen), 0)
+    assert counted.decodes == seen.cost.spent.decodes + seen.cost.watched.decodes
 
 
 @every_method
 @in_any_chunks
 def test_thumbnails_show_the_values_of_all_candidates_at_each_scored_step(example, chunks):
-    result = run(example(brightness), denoiser=model(), **chunks, thumbnails=8)
+    result = run(example(brightness), denoiser=model(), watch=[dsearch.Thumbnails(8)], chunks=chunks)
     for small, values in scored(result) if example(brightness).rounds is None else scored(result)[-1:]:
         assert torch.equal(small, grey(values))
 
 
 CASES = {
     "svdd": (methods.svdd(brightness, width=6), STEPS),
-    "dsearch": (methods.dsearch(brightness, beams=4, keep=2, budget=12, search="all"), STEPS),
+    "dsearch": (methods.dsearch(brightness, beams=4, keep=2, rows_per_step=12, search="all"), STEPS),
     "rbf": (methods.rbf(brightness, width=4, beams=2), STEPS),
     "best_of_n": (methods.best_of_n(brightness, 5), 1),
     "random_search": (methods.random_search(brightness, candidates=3, rounds=2), 1),
@@ -81,7 +80,7 @@ CASES = {
 @in_any_chunks
 @pytest.mark.parametrize(("method", "steps"), CASES.values(), ids=CASES)
 def test_so_many_steps_have_thumbnails_and_the_last_one_shows_the_clean_images(method, steps, chunks):
-    result = run(method, denoiser=model(), **chunks, thumbnails=8)
+    result = run(method, denoiser=model(), watch=[dsearch.Thumbnails(8)], chunks=chunks)
     shown = [small for small in result.thumbnails if small is not None]
     assert len(shown) == steps and len(result.thumbnails) == STEPS
     assert all(small.dtype == torch.uint8 and small.device.type == "cpu" for small in shown)
@@ -91,45 +90,30 @@ def test_so_many_steps_have_thumbnails_and_the_last_one_shows_the_clean_images(m
 
 
 def test_a_child_that_was_not_drawn_is_blank():
-    result = run(CASES["rbf"][0], denoiser=model(), thumbnails=8)
+    result = run(CASES["rbf"][0], denoiser=model(), watch=[dsearch.Thumbnails(8)])
     blank = [small[values == -torch.inf] for small, values in scored(result)]
     assert sum(len(small) for small in blank) > 0
     assert all((small == 0).all() for small in blank)
 
 
 def test_a_prompt_at_its_target_shows_the_one_child_that_it_draws():
-    result = run(methods.svdd(brightness, width=4), denoiser=model(), target=0.6, thumbnails=8)
+    result = run(
+        methods.svdd(brightness, width=4), denoiser=model(), watch=[dsearch.Target(0.6), dsearch.Thumbnails(8)]
+    )
     assert any((values == -torch.inf).any() for _, values in scored(result)[1:])
     for small, values in scored(result):
         assert torch.equal(small, grey(values))
 
 
-def test_an_interrupted_search_keeps_the_thumbnails_of_its_steps():
-    def stop(step, beams):
-        if step.step == 2:
-            raise KeyboardInterrupt
-
-    method = methods.svdd(brightness, width=4)
-    result = run(method, denoiser=model(), keep_on_interrupt=True, callback=stop, thumbnails=8)
-    whole = run(method, denoiser=model(), thumbnails=8)
-    assert not result.complete and len(result.thumbnails) == len(result.trace) == 3
-    assert all(torch.equal(a, b) for a, b in zip(result.thumbnails, whole.thumbnails, strict=False))
-
-
-@given(st.permutations(range(7)), st.integers(1, 7))
-def test_candidates_may_come_in_any_order_and_any_parts(order, part):
-    shelf, small = Shelf(2), torch.arange(2 * 7 * 12, dtype=torch.uint8).view(2, 7, 3, 2, 2)
-    for at in range(0, 7, part):
-        child = torch.tensor(order[at : at + part]).expand(2, -1)
-        shelf.put(4, child, small[:, order[at : at + part]])
-    assert torch.equal(shelf.of(4, 7), small)
-    assert torch.equal(shelf.of(4, 9), torch.cat([small, torch.zeros_like(small[:, :2])], dim=1))
-    assert shelf.of(5, 7) is None
-
-
-def test_a_value_that_is_pictured_costs_what_it_costs():
-    rollouts = Lookahead(2, rollouts=3)
-    assert Pictured(rollouts, Shelf(8)).cost(1, STEPS) == rollouts.cost(1, STEPS)
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 7))
+def test_candidates_in_any_parts_make_the_pictures_of_all(network, decoder, reward):
+    method = methods.svdd(brightness, width=7)
+    whole, parts = (
+        run(method, denoiser=model(), chunks=chunks, watch=[dsearch.Thumbnails(2)])
+        for chunks in (dsearch.Chunks(None, None, None), dsearch.Chunks(network, decoder, reward))
+    )
+    for one, other in zip(whole.thumbnails, parts.thumbnails, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +129,14 @@ def test_a_value_that_is_pictured_costs_what_it_costs():
 )
 def test_the_longer_edge_is_at_most_the_size_and_small_images_stay(size, of, becomes):
     images = torch.rand(2, 3, *of, generator=torch.Generator().manual_seed(0))
-    small = Shelf(size).small(images)
+    small = dsearch.Thumbnails(size).small(images)
     assert small.shape == (2, 3, *becomes) and small.dtype == torch.uint8
     if of == becomes:
         assert torch.equal(small, (images * 255).round().to(torch.uint8))
 
 
 def test_a_smaller_picture_of_one_colour_has_it():
-    result = run(methods.svdd(brightness, width=3), denoiser=model(), thumbnails=4)
+    result = run(methods.svdd(brightness, width=3), denoiser=model(), watch=[dsearch.Thumbnails(4)])
     for small, values in scored(result):
         assert small.shape[-2:] == (4, 2)
         assert (small.int() - grey(values)[..., :4, :2].int()).abs().max() <= 1  # rounded once more
@@ -160,7 +144,7 @@ def test_a_smaller_picture_of_one_colour_has_it():
 
 def test_a_model_that_decodes_to_no_images_is_refused():
     with pytest.raises(ValueError, match=r"thumbnails are of images .* decodes to \(\d+, 2\)"):
-        run(methods.svdd(lambda x, prompts: x[:, 0], width=2), denoiser=toy.example(), thumbnails=8)
+        run(methods.svdd(lambda x, prompts: x[:, 0], width=2), denoiser=toy.example(), watch=[dsearch.Thumbnails(8)])
 
 
 class Two:
@@ -170,11 +154,11 @@ class Two:
 
 
 def test_a_search_on_several_processes_takes_none():
-    with pytest.raises(ValueError, match="several processes are not gathered; take none, or one process"):
-        dsearch.search(model(), methods.svdd(brightness), PROMPTS, share=Two(), thumbnails=8)
+    with pytest.raises(ValueError, match="what watches candidates sees its own, which 2 processes cannot share"):
+        dsearch.search(model(), methods.svdd(brightness), PROMPTS, share=Two(), watch=[dsearch.Thumbnails(8)])
 
 
 @pytest.mark.parametrize("size", [-1, 2.5])
 def test_a_size_that_is_no_number_of_pixels_is_refused(size):
     with pytest.raises(ValueError, match=r"thumbnails is .* whole number of at least 1"):
-        run(methods.svdd(brightness), denoiser=model(), thumbnails=size)
+        run(methods.svdd(brightness), denoiser=model(), watch=[dsearch.Thumbnails(size)])

@@ -93,7 +93,9 @@ def test_the_posterior_mean_is_a_martingale(step):
 def test_plain_sampling_gives_the_mixture_at_any_number_of_steps(num_steps, prompt):
     toy, shift = mixture(num_steps=num_steps, shift={"moved": 3.0}), 3.0 * (prompt == "moved")
     method = dsearch.methods.plain(lambda x, prompts: x[:, 0], beams=8000)
-    x = dsearch.search(toy, method, prompt, seed=num_steps, chunk=None, reward_chunk=None).images[0, :, 0]
+    x = dsearch.search(toy, method, prompt, seed=num_steps, chunks=dsearch.Chunks(network=None, reward=None)).images[
+        0, :, 0
+    ]
     mean = float(WEIGHTS @ MEANS)
     variance = float(WEIGHTS @ (STDS**2 + (MEANS - mean) ** 2))
     assert within(mean + shift, x)
@@ -106,7 +108,7 @@ def test_plain_sampling_gives_the_mixture_at_any_number_of_steps(num_steps, prom
 def test_dimensions_of_a_component_are_independent_given_it():
     toy = GaussianMixture([[1.0, -2.0, 0.5]], std=0.5, num_steps=4)
     method = dsearch.methods.plain(lambda x, prompts: x[:, 0], beams=6000)
-    x = dsearch.search(toy, method, "", chunk=None, reward_chunk=None).images[0].double()
+    x = dsearch.search(toy, method, "", chunks=dsearch.Chunks(network=None, reward=None)).images[0].double()
     centred = x - torch.tensor([1.0, -2.0, 0.5])
     for i in range(3):
         assert within(0, centred[:, i]) and within(0.25, centred[:, i] ** 2)
@@ -334,7 +336,7 @@ def test_the_kernel_of_a_chain_leads_to_its_table():
 def test_plain_sampling_of_a_chain_gives_its_table():
     table = joint_law()
     method = dsearch.methods.plain(lambda x, prompts: x[:, 0], beams=20_000)
-    words = dsearch.search(TokenChain(table), method, "", chunk=None, reward_chunk=None).images[0]
+    words = dsearch.search(TokenChain(table), method, "", chunks=dsearch.Chunks(network=None, reward=None)).images[0]
     seen = torch.bincount(words @ torch.tensor([9, 3, 1]), minlength=27).double()
     there = table.flatten() > 0
     assert seen[~there].sum() == 0

@@ -110,11 +110,11 @@ def test_gains_of_another_number_of_steps_are_read_between():
 def test_tuned_widths_beat_even_ones_where_the_gains_are_uneven():
     """Only the last choice before the end matters: all rows go there, and the expected best is known."""
     gain = [0.0, 0.0, 0.0, 1.0]
-    assert methods.tuned(smooth, gain, budget=4).plan(5).width == (1, 1, 1, 16, 1)
+    assert methods.tuned(smooth, gain, rows_per_step=4).plan(5).width == (1, 1, 1, 16, 1)
 
 
 def test_a_tuned_search_runs_on_its_own_pilot():
     model = toy.example()
     made = dsearch.pilot(model, smooth, ["a", "b"], samples=64)
-    method = methods.tuned(smooth, made.gain, budget=4)
-    assert run(method, denoiser=model).rewards.mean() > run(methods.plain(smooth)).rewards.mean()
+    method = methods.tuned(smooth, made.gain, rows_per_step=4)
+    assert run(method, denoiser=model).rewards.mean() > run(methods.plain(smooth, 1)).rewards.mean()

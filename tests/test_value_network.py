@@ -62,7 +62,7 @@ def test_runs_survive_a_file_and_split_without_loss(runs, tmp_path):
 def test_a_network_learns_the_closed_form_value(sees):
     model = toy.GaussianMixture([[0.5]], 0.8, num_steps=4)
     reward = toy.Quadratic([1.0], 0.5)
-    runs = collect(model, {"hill": reward}, [""], 2000, batch=2000, chunk=None)
+    runs = collect(model, {"hill": reward}, [""], 2000, batch=2000, chunks=dsearch.Chunks(network=None))
     network = ValueNetwork.like(runs, sees=sees, width=16)
     looks = fit(network, runs, "hill", steps=300, batch=256, rate=1e-2)
     assert looks[-1].error < looks[0].error and looks[-1].step == 300
@@ -140,7 +140,7 @@ def test_a_search_with_a_learned_value_spends_its_bill_and_decodes_the_end_alone
     model, reward = Counted(TOY), CountedReward(smooth)
     method = dsearch.methods.svdd(reward, width=3, beams=2, value=value.learned(network))
     result = dsearch.search(model, method, ["a", "bb"])
-    assert result.bill == result.planned == dsearch.Bill(2 + 6 * 4, 2, 6 * 4 + 2)
+    assert result.cost.bill == result.cost.planned == dsearch.Bill(2 + 6 * 4, 2, 6 * 4 + 2)
     assert (model.model_calls, model.decodes, reward.calls) == (52, 4, 4)
 
 

@@ -47,7 +47,7 @@ def looks(minutes: float) -> tuple[Tensor, Tensor]:
             prompts = [name + suffix for i, name in enumerate(box.SUBJECTS) if (i % 8 == 7) == held]
             steps: list[Tensor] = []
             result = dsearch.search(
-                denoiser, plain, prompts, seed=round, callback=lambda _, beams, s=steps: s.append(beams.pred.x0[:, 0])
+                denoiser, plain, prompts, seed=round, watch=[lambda _, beams, s=steps: s.append(beams.pred.x0[:, 0])]
             )
             steps[-1] = result.latents[:, 0]
             runs[held].append(torch.stack(steps, dim=1))

@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from dsearch import Chunks
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
@@ -33,7 +35,9 @@ def gather(args: argparse.Namespace) -> None:
     pipe.set_progress_bar_config(disable=True)
     denoiser = StableDiffusion(pipe, num_inference_steps=STEPS, guidance_scale=GUIDANCE)
     rewards = {"compressibility": Compressibility(), "clip": CLIPScore()}
-    runs = collect(denoiser, rewards, DEMO_PROMPTS[:4], args.samples, batch=100, chunk=64, progress=True)
+    runs = collect(
+        denoiser, rewards, DEMO_PROMPTS[:4], args.samples, batch=100, progress=True, chunks=Chunks(network=64)
+    )
     runs.save(args.out / "runs.safetensors")
 
 

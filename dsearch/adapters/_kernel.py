@@ -22,7 +22,6 @@ _SHARED_WITH_PNDM = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "set_alpha_to_one"),
     *("prediction_type", "timestep_spacing", "steps_offset"),
 )
-_CLIPS = ("clip_sample", "clip_sample_range", "thresholding", "rescale_betas_zero_snr")
 _DRAWING = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler")
 
 
@@ -39,15 +38,16 @@ class Kernel:
 
     def __init__(self, scheduler: Any, num_steps: int, device: Any, eta: float, **spacing: Any) -> None:
         self.scheduler, self.eta = scheduler, eta
-        scheduler.set_timesteps(num_steps, device=device, **spacing)
+        scheduler.set_timesteps(num_steps, device="cpu", **spacing)  # some look into their tables, which would wait
         if len(scheduler.timesteps) != num_steps:
             raise ValueError(
                 f"{type(scheduler).__name__} makes {len(scheduler.timesteps)} steps of "
                 f"num_inference_steps={num_steps}; take {len(scheduler.timesteps)}, or change its timestep_spacing"
             )
-        self.timesteps = scheduler.timesteps
-        # These index tables by it, or compare it: as an int it does not wait for the device.
-        self._t = self.timesteps.tolist() if self.timesteps.dtype == torch.int64 else list(self.timesteps)
+        _refuse_untrained(scheduler, num_steps)
+        self.timesteps = scheduler.timesteps.to(device)
+        # On the host, or as ints where these index tables by it.
+        self._t = scheduler.timesteps.tolist() if self.timesteps.dtype == torch.int64 else list(scheduler.timesteps)
         self.init_noise_sigma = getattr(scheduler, "init_noise_sigma", 1.0)
 
     def scale_input(self, x: Tensor, i: int) -> Tensor:
@@ -62,11 +62,27 @@ class Kernel:
 
     def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
         """Children of x."""
-        raise NotImplementedError
+        return self._apart(lambda out, x, noise: self._step(out, i, x, noise), out, x, noise)
 
     def deterministic(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         """The step without noise, where the scheduler has one."""
+        return self._apart(lambda out, x: self._still(out, i, x), out, x)
+
+    def _step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _still(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         raise TypeError(f"{type(self.scheduler).__name__} has no deterministic step; use stochastic rollouts")
+
+    def _apart(self, step: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+        """The step of tensors `[..., C, h, w]` that broadcast, none of which may learn of another.
+
+        Dynamic thresholding takes a quantile over all axes but the first, so there every child is a row.
+        """
+        if not self.scheduler.config.get("thresholding"):
+            return step(*parts)
+        shape = torch.broadcast_shapes(*(part.shape for part in parts))
+        return step(*(part.expand(shape).flatten(0, -4) for part in parts)).unflatten(0, shape[:-3])
 
     def _at(self, i: int) -> Any:
         """A copy that stands at step i and knows no step before; what it learns goes with it."""
@@ -86,10 +102,10 @@ class _DDIM(Kernel):
     def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         return self.scheduler.step(out, self._t[i], x).pred_original_sample
 
-    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
+    def _step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
         return self.scheduler.step(out, self._t[i], x, eta=self.eta, variance_noise=noise).prev_sample
 
-    def deterministic(self, out: Tensor, i: int, x: Tensor) -> Tensor:
+    def _still(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         return self.scheduler.step(out, self._t[i], x, eta=0.0).prev_sample
 
 
@@ -108,8 +124,11 @@ class _Drawing(Kernel):
             from diffusers import DDIMScheduler
 
             own = scheduler.config  # from_config would put DDIM's own defaults in the place of TCD's
-            self._sibling = DDIMScheduler(**{key: own[key] for key in (*_SHARED_WITH_PNDM, *_CLIPS)})
-            self._sibling.set_timesteps(num_steps, device=device)
+            shared = {key: own[key] for key in (*_SHARED_WITH_PNDM, "rescale_betas_zero_snr")}
+            with torch.device("cpu"):
+                # TCD has settings for clipping and never reads them.
+                self._sibling = DDIMScheduler(**shared, clip_sample=False, thresholding=False)
+            self._sibling.set_timesteps(num_steps)
 
     def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         if self._sibling is not None:
@@ -117,7 +136,7 @@ class _Drawing(Kernel):
         said = self._stepped(out, i, x, torch.zeros_like(x))
         return said.denoised if hasattr(said, "denoised") else said.pred_original_sample
 
-    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
+    def _step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
         return self._stepped(out, i, x, noise).prev_sample
 
     def _stepped(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Any:
@@ -130,13 +149,13 @@ class _SDEDPM(Kernel):
 
     def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         at = self._at(i)
-        at._init_step_index(self.timesteps[i])
+        at._init_step_index(self._t[i])
         return at.convert_model_output(out, sample=x)
 
-    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
+    def _step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
         at = self._at(i)
         at.model_outputs = list(at.model_outputs)  # a shallow copy shares it
-        return at.step(out, self.timesteps[i], x, variance_noise=noise).prev_sample
+        return at.step(out, self._t[i], x, variance_noise=noise).prev_sample
 
 
 class _Flow(Kernel):
@@ -161,13 +180,13 @@ class _Flow(Kernel):
     def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         return x - self._sigmas[i] * out
 
-    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
+    def _step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
         if self._own:
             with _Answered(noise):
-                return self._at(i).step(out, self.timesteps[i], x).prev_sample
+                return self._at(i).step(out, self._t[i], x).prev_sample
         return self._sde(out, i, x, noise, self.eta)
 
-    def deterministic(self, out: Tensor, i: int, x: Tensor) -> Tensor:
+    def _still(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         return self._sde(out, i, x, torch.zeros_like(x), 0.0)
 
     def deviation(self, i: int, eta: float) -> float:
@@ -184,7 +203,7 @@ class _Flow(Kernel):
 
 
 class _Answered(TorchFunctionMode):
-    """Inside, `torch.randn` answers with this noise, in this thread alone; it is asked once at most."""
+    """Patches `torch.randn` to return this noise, in this thread alone and once at most."""
 
     def __init__(self, noise: Tensor) -> None:
         super().__init__()
@@ -221,7 +240,8 @@ def kernel(scheduler: Any, num_steps: int, device: Any, eta: float, flow: bool =
     elif name == "PNDMScheduler":
         from diffusers import DDIMScheduler
 
-        scheduler = DDIMScheduler(**{key: config[key] for key in _SHARED_WITH_PNDM}, clip_sample=False)
+        with torch.device("cpu"):  # and not what the user's torch.set_default_device says
+            scheduler = DDIMScheduler(**{key: config[key] for key in _SHARED_WITH_PNDM}, clip_sample=False)
         make = _DDIM
     elif name in _DRAWING:
         scheduler, make = copy.deepcopy(scheduler), _Drawing
@@ -239,20 +259,49 @@ def kernel(scheduler: Any, num_steps: int, device: Any, eta: float, flow: bool =
             "EulerAncestralDiscreteScheduler, DDPMScheduler, LCMScheduler, TCDScheduler and "
             "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++', solver_order=1 work too"
         )
-    if str(config.get("variance_type", "")).startswith("learned"):
-        raise ValueError(f"variance_type={config.variance_type!r} is not supported; set variance_type='fixed_small'")
+    _refuse_settings(config)
     made = make(scheduler, num_steps, device, float(eta), **spacing)
     _refuse_infinite_start(made)
     return made
 
 
-def warn_of_clipping(config: Any, stacklevel: int = 4) -> None:
+def warn_of_clipping(scheduler: Any, stacklevel: int = 4) -> None:
     """For latents, which no bound holds; pixels are meant to be clipped."""
-    if config.get("clip_sample") or config.get("thresholding"):
+    config, reads = scheduler.config, type(scheduler).__name__ != "TCDScheduler"  # which has the settings, unread
+    if reads and (config.get("clip_sample") or config.get("thresholding")):
         warnings.warn(
             "this scheduler clips its samples (clip_sample or thresholding), which is meant for pixels and "
             "distorts latents; build it with clip_sample=False, thresholding=False",
             stacklevel=stacklevel,
+        )
+
+
+def _refuse_settings(config: Any) -> None:
+    variance = str(config.get("variance_type", ""))
+    if variance.startswith("learned"):
+        raise ValueError(f"variance_type={variance!r} is not supported; set variance_type='fixed_small'")
+    if variance == "fixed_large_log":
+        raise ValueError(
+            f"variance_type={variance!r} makes diffusers' own step nan, the square root of a logarithm; set "
+            "variance_type='fixed_large', the same variance"
+        )
+    if config.get("invert_sigmas"):
+        raise ValueError(
+            "invert_sigmas=True runs a flow from images to noise, as models of Mochi's convention want it; set "
+            "invert_sigmas=False for one that predicts noise - image"
+        )
+
+
+def _refuse_untrained(scheduler: Any, num_steps: int) -> None:
+    """Tables by timestep end at the last one trained; Euler's, which interpolate, do not index them."""
+    trained = scheduler.config.get("num_train_timesteps")  # none where time is continuous
+    if trained is None:
+        return
+    if scheduler.timesteps.dtype == torch.int64 and int(scheduler.timesteps.max()) >= trained:
+        raise ValueError(
+            f"num_inference_steps={num_steps} with steps_offset={scheduler.config.get('steps_offset', 0)} begins at "
+            f"timestep {int(scheduler.timesteps.max())}, but the last of {trained} trained ones is {trained - 1}; set "
+            "steps_offset=0, or take fewer steps"
         )
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._optional import optional
+from .._precision import warn_if_emulated
+from .._prompts import by_tokenizer, tell
 from ..core.contract import Prediction, Rng
 from ..core.plan import positive
 from ..core.rng import move
@@ -36,9 +39,13 @@ class Latent:
 
     def _set_up(self, pipe: Any, num_steps: int, sample_size: Any, height: Any, width: Any, preview: Any) -> None:
         self.num_steps, self.pipe, self._looks = positive("num_inference_steps", num_steps), pipe, preview
+        network = self._denoising(pipe)
+        refuse_more_inputs(network, self._channels(pipe))
         # Read once: diffusers walks all modules to tell, which would take milliseconds of every step.
         self._device, self._vae_dtype = pipe._execution_device, pipe.vae.dtype
         self._looks_dtype = getattr(preview, "dtype", None)
+        for dtype in {network.dtype, self._vae_dtype, self._looks_dtype}:
+            warn_if_emulated(dtype, self._device)
         scale = pipe.vae_scale_factor
         own_height, own_width = sample_size if isinstance(sample_size, list | tuple) else (sample_size, sample_size)
         self.height = positive("height", own_height * scale if height is None else height)
@@ -46,22 +53,24 @@ class Latent:
         if self.height % self._unit or self.width % self._unit:
             raise ValueError(f"height={self.height} and width={self.width} must be multiples of {self._unit}")
 
-    def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
+    def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """Pure noise `[B, K, ...]`, float32."""
-        return move(rng.normal("start", 0, (*lead, *self._shape)), self._device) * self.kernel.init_noise_sigma
+        return move(rng.normal("start", 0, (*batch_shape, *self._shape)), self._device) * self.kernel.init_noise_sigma
 
-    def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
+    def noise(self, step: int, batch_shape: tuple[int, int, int], rng: Rng) -> Tensor:
         """Normals `[B, K, w, ...]`, float32."""
-        if self.kernel.eta == 0 and lead[2] > 1:
-            raise ValueError(f"width={lead[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
-        return move(rng.normal("noise", step, (*lead, *self._shape)), self._device)
+        if self.kernel.eta == 0 and batch_shape[2] > 1:
+            raise ValueError(
+                f"width={batch_shape[2]} at step {step}: with eta=0 all children are equal; set eta above 0"
+            )
+        return move(rng.normal("noise", step, (*batch_shape, *self._shape)), self._device)
 
-    def predict(self, x: Tensor, step: int, cond: Any, prompt: Tensor) -> Prediction:
+    def predict(self, x: Tensor, level: int, cond: Any, prompt_index: Tensor) -> Prediction:
         """`[R, ...]` -> the guided output of the network, and the posterior mean that the scheduler reads in it."""
-        if step == self.num_steps:
+        if level == self.num_steps:
             return Prediction(None, x)
-        out = self._network(self.kernel.scale_input(x, step), step, cond, prompt)
-        return Prediction(out, self.kernel.x0(out, step, x))
+        out = self._network(self.kernel.scale_input(x, level), level, cond, prompt_index)
+        return Prediction(out, self.kernel.x0(out, level, x))
 
     def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
         """One scheduler step; parents `[B, K, 1, ...]` meet their children's noise `[B, K, w, ...]` by broadcasting."""
@@ -94,7 +103,38 @@ class Latent:
         """Hands offloaded modules back, as the pipeline does after a call."""
         self.pipe.maybe_free_model_hooks()
 
-    def _network(self, x: Tensor, step: int, cond: Any, prompt: Tensor) -> Tensor:
+    def cut(self, prompt: str) -> str:
+        """What of the prompt no text encoder reads; "" where one reads to its end."""
+        return self._split(prompt)[1]
+
+    def _tell_cuts(self, prompts: list[str]) -> None:
+        tell(type(self).__name__, prompts, self._split)
+
+    def _split(self, prompt: str) -> tuple[object, str]:
+        """What the encoders read, all together, and what none of them does."""
+        reads, cuts = zip(
+            *(self._split_by(tokenizer, bound, prompt) for tokenizer, bound in self._reach()), strict=True
+        )
+        return reads, min(cuts, key=len)
+
+    def _split_by(self, tokenizer: Any, bound: int, prompt: str) -> tuple[object, str]:
+        # A pipeline may replace a word by several learned tokens (textual inversion).
+        convert = getattr(self.pipe, "maybe_convert_prompt", lambda prompt, tokenizer: prompt)
+        return by_tokenizer(tokenizer, bound)(convert(prompt, tokenizer))
+
+    def _reach(self) -> list[tuple[Any, int]]:
+        """The tokenizers, and how many tokens their encoders read."""
+        found = (getattr(self.pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
+        return [(tokenizer, tokenizer.model_max_length) for tokenizer in found if tokenizer is not None]
+
+    def _denoising(self, pipe: Any) -> Any:
+        return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+
+    def _channels(self, pipe: Any) -> int:
+        """Of what the network denoises."""
+        return pipe.vae.config.latent_channels
+
+    def _network(self, x: Tensor, level: int, cond: Any, prompt_index: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _decoded(self, vae: Any, x0: Tensor, dtype: Any) -> Tensor:
@@ -118,10 +158,34 @@ def refuse_others(pipe: Any, kind: str, known_as: str) -> None:
     from .._torchvision import mend
 
     mend()
-    import diffusers
+    with optional():
+        import diffusers
 
     if not isinstance(pipe, getattr(diffusers, kind)):
         raise TypeError(f"{type(pipe).__name__} is not a {kind} ({known_as})")
+
+
+def refuse_more_inputs(network: Any, channels: int) -> None:
+    """Raises ValueError for a network that wants more than noisy samples of so many channels, a time and a prompt."""
+    config = network.config
+    if config.in_channels != channels:
+        raise ValueError(
+            f"this network takes {config.in_channels} channels, but samples have {channels}: it was made for "
+            "inpainting, editing or control and wants pictures beside them; load the text-to-image model"
+        )
+    # Loading one sets it as an attribute, not as an item.
+    if (
+        getattr(config, "encoder_hid_dim_type", None) == "ip_image_proj"
+        or getattr(network, "image_proj", None) is not None
+    ):
+        raise ValueError(
+            "an IP-Adapter is loaded, which wants a picture beside each prompt; call pipe.unload_ip_adapter() first"
+        )
+    if config.get("class_embed_type") or config.get("num_class_embeds"):
+        raise ValueError(
+            "this network wants a class beside each prompt, as upscalers and variations do; load the "
+            "text-to-image model"
+        )
 
 
 def guidance_embedding(pipe: Any, unet: Any, scale: float, device: Any, dtype: torch.dtype) -> Tensor | None:
@@ -129,7 +193,9 @@ def guidance_embedding(pipe: Any, unet: Any, scale: float, device: Any, dtype: t
     size = unet.config.time_cond_proj_dim
     if size is None:
         return None
-    return pipe.get_guidance_scale_embedding(torch.tensor([scale - 1]), embedding_dim=size).to(device, dtype)
+    with torch.device("cpu"):  # the pipeline makes more tensors there, on the user's default device
+        embedding = pipe.get_guidance_scale_embedding(torch.tensor([scale - 1], device="cpu"), embedding_dim=size)
+    return embedding.to(device, dtype)
 
 
 def shift(pipe: Any, tokens: int, most: float) -> float:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._precision import warn_if_emulated
 from ..core.contract import Prediction, Rng
 from ..core.plan import positive
 from ..core.rng import move
@@ -19,7 +20,7 @@ class DDPM:
     """A `UNet2DModel` that denoises pixels, unconditional or told a class, as a denoiser; nothing of it is changed.
 
     The prompts of a class-conditional model are class numbers as text, "0" to `num_class_embeds - 1`; an unconditional
-    model knows the empty prompt alone. With one child a step the images equal the pipeline's own, given the same noise.
+    model knows the empty prompt alone. With one child per step images equal the pipeline's, given the same noise.
 
     Args:
         model: a `DDPMPipeline`, a `DDIMPipeline`, or the `UNet2DModel` itself.
@@ -29,7 +30,8 @@ class DDPM:
 
     Raises:
         TypeError: for another model, or a UNet without a scheduler.
-        ValueError: for a scheduler or eta that cannot work; when encoding, for prompts that the model does not know.
+        ValueError: for a scheduler, eta or network that cannot work; when encoding, for prompts that the model does
+            not know.
     """
 
     pipelines: ClassVar = ("DDPMPipeline", "DDIMPipeline")
@@ -47,6 +49,12 @@ class DDPM:
         self.num_steps = positive("num_inference_steps", num_inference_steps)
         self._device = getattr(model, "_execution_device", unet.device)
         self._dtype = unet.dtype
+        warn_if_emulated(unet.dtype, self._device)
+        if unet.config.in_channels != unet.config.out_channels:
+            raise ValueError(
+                f"this UNet takes {unet.config.in_channels} channels and predicts {unet.config.out_channels}: it "
+                "learned variances, or wants pictures beside the noise; take one that predicts what it takes"
+            )
         self.kernel = kernel(scheduler, self.num_steps, self._device, eta)
         size = unet.config.sample_size
         height, width = size if isinstance(size, list | tuple) else (size, size)
@@ -64,24 +72,26 @@ class DDPM:
             raise ValueError(f"prompts={unknown}: this model knows the classes '0' to '{classes - 1}'")
         return torch.tensor([known[prompt] for prompt in prompts], device=self._device)
 
-    def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
+    def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """Pure noise `[B, K, C, H, W]`, float32."""
-        return move(rng.normal("start", 0, (*lead, *self._shape)), self._device) * self.kernel.init_noise_sigma
+        return move(rng.normal("start", 0, (*batch_shape, *self._shape)), self._device) * self.kernel.init_noise_sigma
 
-    def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
+    def noise(self, step: int, batch_shape: tuple[int, int, int], rng: Rng) -> Tensor:
         """Normals `[B, K, w, C, H, W]`, float32."""
-        if self.kernel.eta == 0 and lead[2] > 1:
-            raise ValueError(f"width={lead[2]} at step {step}: with eta=0 all children are equal; set eta above 0")
-        return move(rng.normal("noise", step, (*lead, *self._shape)), self._device)
+        if self.kernel.eta == 0 and batch_shape[2] > 1:
+            raise ValueError(
+                f"width={batch_shape[2]} at step {step}: with eta=0 all children are equal; set eta above 0"
+            )
+        return move(rng.normal("noise", step, (*batch_shape, *self._shape)), self._device)
 
-    def predict(self, x: Tensor, step: int, cond: Tensor | None, prompt: Tensor) -> Prediction:
+    def predict(self, x: Tensor, level: int, cond: Tensor | None, prompt_index: Tensor) -> Prediction:
         """`[R, C, H, W]` -> the output of the UNet, and the posterior mean that the scheduler reads in it."""
-        if step == self.num_steps:
+        if level == self.num_steps:
             return Prediction(None, x)
-        seen = self.kernel.scale_input(x, step).to(self._dtype)
-        labels = None if cond is None else cond[prompt]
-        out = self.unet(seen, self.kernel.timesteps[step], class_labels=labels, return_dict=False)[0].float()
-        return Prediction(out, self.kernel.x0(out, step, x))
+        seen = self.kernel.scale_input(x, level).to(self._dtype)
+        labels = None if cond is None else cond[prompt_index]
+        out = self.unet(seen, self.kernel.timesteps[level], class_labels=labels, return_dict=False)[0].float()
+        return Prediction(out, self.kernel.x0(out, level, x))
 
     def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
         """One scheduler step; parents `[B, K, 1, ...]` meet their children's noise `[B, K, w, ...]` by broadcasting."""

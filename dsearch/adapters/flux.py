@@ -21,6 +21,7 @@ class _Condition(NamedTuple):
     text: Tensor  # [P, L, C]
     pooled: Tensor  # [P, C]
     text_ids: Tensor  # [L, 3]
+    image_ids: Tensor  # [tokens, 3]
 
 
 class Flux(Latent):
@@ -69,6 +70,7 @@ class Flux(Latent):
 
     def encode(self, prompts: list[str]) -> _Condition:
         """Prompts -> embeddings of both text encoders."""
+        self._tell_cuts(prompts)
         text, pooled, ids = self.pipe.encode_prompt(
             prompt=prompts,
             prompt_2=None,
@@ -76,22 +78,29 @@ class Flux(Latent):
             num_images_per_prompt=1,
             max_sequence_length=self.max_sequence_length,
         )
-        return _Condition(text, pooled, ids)
+        places = self.pipe._prepare_latent_image_ids(1, *self._tokens, self._device, text.dtype)
+        return _Condition(text, pooled, ids, places)
 
-    def _network(self, x: Tensor, step: int, cond: _Condition, prompt: Tensor) -> Tensor:
-        transformer, t = self.pipe.transformer, self.kernel.timesteps[step]
+    def _channels(self, pipe: Any) -> int:
+        return 4 * pipe.vae.config.latent_channels  # packed two by two
+
+    def _reach(self) -> list[tuple[Any, int]]:
+        pipe = self.pipe
+        return [(pipe.tokenizer, pipe.tokenizer_max_length), (pipe.tokenizer_2, self.max_sequence_length)]
+
+    def _network(self, x: Tensor, level: int, cond: _Condition, prompt_index: Tensor) -> Tensor:
+        transformer, t = self.pipe.transformer, self.kernel.timesteps[level]
         guidance = None
         if transformer.config.guidance_embeds:
             guidance = torch.full([len(x)], self.guidance_scale, device=x.device, dtype=torch.float32)
-        ids = self.pipe._prepare_latent_image_ids(len(x), *self._tokens, x.device, cond.text.dtype)
         return transformer(
             hidden_states=x.to(self._dtype),
             timestep=t.expand(len(x)).to(self._dtype) / 1000,
             guidance=guidance,
-            pooled_projections=cond.pooled[prompt],
-            encoder_hidden_states=cond.text[prompt],
+            pooled_projections=cond.pooled[prompt_index],
+            encoder_hidden_states=cond.text[prompt_index],
             txt_ids=cond.text_ids,
-            img_ids=ids,
+            img_ids=cond.image_ids,
             return_dict=False,
         )[0].float()
 

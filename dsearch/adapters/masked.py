@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..core.contract import Prediction, Rng, map_tree
+from ..core.contract import Prediction, Rng, map_tree, own, precise
 from ..core.plan import positive
 from ..core.rng import invert_cdf, move
 
@@ -33,7 +33,7 @@ class Masked:
 
     Samples are int64 tokens `[..., L]`. Of F free positions, round(F gamma((i + 1) / T)) are masked after step i,
     fewer where needed to reveal one token a step: gamma(r) is 1 - r (linear) or cos(pi r / 2) (cosine, few tokens
-    first). What is random, and the arithmetic of probabilities, is float64.
+    first). What is random, and the arithmetic of probabilities, is float64 where the device has it.
 
     Args:
         token_logits: the network. `(x [R, L], step)` -> logits `[R, L, V]` of any float type; with `encode` it is
@@ -103,15 +103,15 @@ class Masked:
         cond = None if self._encode is None else self._encode(prompts)
         return cond, torch.stack([self._form(prompt) for prompt in prompts])
 
-    def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
+    def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """All masked, `[B, K, L]`: nothing is drawn. A template's tokens appear with the first step."""
-        return torch.full((*lead, self.length), self.mask, device=self.device)
+        return torch.full((*batch_shape, self.length), self.mask, device=self.device)
 
-    def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
+    def noise(self, step: int, batch_shape: tuple[int, int, int], rng: Rng) -> Tensor:
         """Uniforms `[B, K, w, L, 2]`, float64: one to rank a position, one to draw its token."""
-        return move(rng.uniform("noise", step, (*lead, self.length, 2)), self.device)
+        return move(rng.uniform("noise", step, (*batch_shape, self.length, 2)), self.device)
 
-    def predict(self, x: Tensor, step: int, cond: tuple[Any, Tensor], prompt: Tensor) -> Prediction:
+    def predict(self, x: Tensor, level: int, cond: tuple[Any, Tensor], prompt_index: Tensor) -> Prediction:
         """`[R, L]` -> the tokens with their template's, their logits `[R, L, V]` and how many stay masked `[R]`.
 
         `x0` has the most probable token at every masked position: the mode of each, since tokens have no mean.
@@ -119,16 +119,16 @@ class Masked:
         Raises:
             ValueError: for logits of another shape or type, or of which none is the highest and finite.
         """
-        if step == self.num_steps:
+        if level == self.num_steps:
             return Prediction(None, x)
         given, forms = cond
-        form = forms[prompt]
+        form = forms[prompt_index]
         x = torch.where(form == self.mask, x, form)
-        rows = () if given is None else (map_tree(lambda leaf: leaf[prompt], given),)
-        logits = self._checked(self.token_logits(x, step, *rows), x, step)
+        rows = () if given is None else (map_tree(lambda leaf: leaf[prompt_index], given),)
+        logits = self._checked(self.token_logits(x.clone(), level, *own(rows)), x, level)
         free = (form == self.mask).sum(-1)
-        # Where rounding would leave a step without a token, it gets one while there are any.
-        left = torch.minimum((free * self._gamma[step]).round().long(), free - 1 - step).clamp(min=0)
+        # Where rounding would leave a level without a token, it gets one while there are any.
+        left = torch.minimum((free * self._gamma[level]).round().long(), free - 1 - level).clamp(min=0)
         return Prediction((x, logits, left), torch.where(x == self.mask, logits.argmax(-1), x))
 
     def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
@@ -139,20 +139,22 @@ class Masked:
         """
         x, logits, left = pred.out  # x with its template
         if logits.shape[2] != 1:
-            raise ValueError(f"{logits.shape[2]} predictions a beam at step {step}; children share their parent's one")
-        log_p = logits.double() / self.temperature
+            raise ValueError(
+                f"{logits.shape[2]} predictions per beam at step {step}; children share their parent's one"
+            )
+        log_p = precise(logits) / self.temperature
         # One distribution to w draws: [B, K, L, V] and [B, K, L, w] -> [B, K, w, L].
         token = invert_cdf(log_p[:, :, 0], noise[..., 1].transpose(2, 3)).transpose(2, 3)
         rank = noise[..., 0]
         if self.order == "confidence":
-            own = log_p.log_softmax(-1).expand(*token.shape, -1).gather(-1, token[..., None])[..., 0]
-            rank = own + self._gumbel(noise[..., 0], step) if self.confidence_noise else own
+            sure = log_p.log_softmax(-1).expand(*token.shape, -1).gather(-1, token[..., None])[..., 0]
+            rank = sure + self._gumbel(noise[..., 0], step) if self.confidence_noise else sure
         return self._reveal(x, token, rank, left)
 
     def deterministic(self, x: Tensor, pred: Prediction, step: int) -> Tensor:
         """The next level without noise, `[..., L]`: the most confident positions get their most probable tokens."""
         x, logits, left = pred.out
-        return self._reveal(x, pred.x0, logits.double().log_softmax(-1).amax(-1), left)
+        return self._reveal(x, pred.x0, precise(logits).log_softmax(-1).amax(-1), left)
 
     def decode(self, x0: Tensor) -> Tensor:
         """The tokens themselves."""
@@ -185,20 +187,20 @@ class Masked:
             )
         return form.long()
 
-    def _checked(self, logits: Tensor, x: Tensor, step: int) -> Tensor:
+    def _checked(self, logits: Tensor, x: Tensor, level: int) -> Tensor:
         shape = (*x.shape, self.vocab)
         if logits.shape != shape or not logits.is_floating_point():
             raise ValueError(
-                f"token_logits returned {tuple(logits.shape)} of {logits.dtype} at step {step}; "
+                f"token_logits returned {tuple(logits.shape)} of {logits.dtype} at level {level}; "
                 f"return floats [rows, length, vocab], here {shape}"
             )
         if 0 <= self.mask < self.vocab:
-            logits = logits.index_fill(-1, torch.tensor(self.mask, device=logits.device), -torch.inf)
+            logits = torch.where(torch.arange(self.vocab, device=logits.device) == self.mask, -torch.inf, logits)
         bad = (x == self.mask) & ~logits.amax(-1).isfinite()
         if bad.any():
             row, position = bad.nonzero()[0].tolist()
             raise ValueError(
-                f"at step {step} the highest logit of position {position} in row {row} is "
+                f"at level {level} the highest logit of position {position} in row {row} is "
                 f"{float(logits[row, position].amax())}; one must be finite, and none nan or inf"
             )
         return logits
@@ -209,13 +211,15 @@ def example() -> Masked:
 
     A prompt raises the token of its length mod 3.
     """
-    beside = torch.tensor([[-1.0, 0.5, 0.25], [0.75, -1.5, 0.5], [0.25, 1.0, -0.75], [0.0, 0.0, 0.0]]).double()
+    table = [[-1.0, 0.5, 0.25], [0.75, -1.5, 0.5], [0.25, 1.0, -0.75], [0.0, 0.0, 0.0]]
+    beside = torch.tensor(table, dtype=torch.float64, device="cpu")
 
-    def logits(x: Tensor, step: int, favour: Tensor) -> Tensor:
+    def logits(x: Tensor, level: int, favour: Tensor) -> Tensor:
         around = torch.nn.functional.pad(x, (1, 1), value=3)  # beyond the ends, and where masked, nothing is known
         return beside[around[:, :-2]] + beside[around[:, 2:]] + favour[:, None, :]
 
     def encode(prompts: list[str]) -> Tensor:
-        return 0.5 * torch.nn.functional.one_hot(torch.tensor([len(prompt) % 3 for prompt in prompts]), 3).double()
+        favoured = torch.tensor([len(prompt) % 3 for prompt in prompts], device="cpu")
+        return 0.5 * torch.nn.functional.one_hot(favoured, 3).double()
 
     return Masked(logits, length=4, vocab=3, encode=encode)

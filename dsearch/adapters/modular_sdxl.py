@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.contract import Method, Prediction
+from ..core.contract import Prediction
 from ..core.loop import search
+from ..core.method import Method
+from ..result import Result
 from ._kernel import kernel
+from ._latent import refuse_more_inputs
 from .stable_diffusion_xl import StableDiffusionXL
 
 __all__ = ["search_step"]
@@ -44,6 +47,7 @@ class _Parts(StableDiffusionXL):
 
     def __init__(self, parts: Any, state: Any, block: Any, eta: float, preview: Any) -> None:
         latents, vae = state.latents, parts.vae
+        refuse_more_inputs(parts.unet, latents.shape[1])
         self.num_steps, self.pipe, self._state, self._block = len(state.timesteps), parts, state, block
         self._looks, self._looks_dtype = preview, getattr(preview, "dtype", None)
         self._device, self._shape = latents.device, tuple(latents.shape[1:])
@@ -59,19 +63,19 @@ class _Parts(StableDiffusionXL):
         rows = {name: getattr(self._state, name, None) for name in named}
         return {name: value for name, value in rows.items() if value is not None}
 
-    def predict(self, x: Tensor, step: int, cond: Any, prompt: Tensor) -> Prediction:
+    def predict(self, x: Tensor, level: int, cond: Any, prompt_index: Tensor) -> Prediction:
         """`[R, ...]` -> the output of the pipeline's denoiser block, and the posterior mean read in it."""
-        if step == self.num_steps:
+        if level == self.num_steps:
             return Prediction(None, x)
         state = copy.copy(self._state)
-        state.scaled_latents = self.kernel.scale_input(x, step).to(self._unet_dtype)
+        state.scaled_latents = self.kernel.scale_input(x, level).to(self._unet_dtype)
         for name, value in cond.items():
-            setattr(state, name, value[prompt] if len(value) > 1 else value.expand(len(x), *value.shape[1:]))
+            setattr(state, name, value[prompt_index] if len(value) > 1 else value.expand(len(x), *value.shape[1:]))
         if getattr(state, "timestep_cond", None) is not None:
             state.timestep_cond = state.timestep_cond[:1].expand(len(x), -1)
-        _, state = self._block(self.pipe, state, i=step, t=self.kernel.timesteps[step])
+        _, state = self._block(self.pipe, state, i=level, t=self.kernel.timesteps[level])
         out = state.noise_pred.float()
-        return Prediction(out, self.kernel.x0(out, step, x))
+        return Prediction(out, self.kernel.x0(out, level, x))
 
     def release(self) -> None:
         """A modular pipeline hands its components back by itself."""
@@ -130,7 +134,7 @@ def _block() -> type:
             denoiser = _Parts(components, block_state, self._rows, eta, preview)
             found = search(denoiser, method, prompts, **options)
             block_state.latents = found.latents[:, 0].to(block_state.latents.dtype)
-            block_state.search = found
+            block_state.search = Result.of(found)
             self.set_block_state(state, block_state)
             return components, state
 

@@ -60,7 +60,7 @@ class StableDiffusion(Latent):
         refuse_others(pipe, self.pipelines[0], "Stable Diffusion v1 or v2")
         self._set_up(pipe, num_inference_steps, pipe.unet.config.sample_size, height, width, preview)
         self.guidance_scale, self.negative_prompt = float(guidance_scale), negative_prompt
-        warn_of_clipping(pipe.scheduler.config)
+        warn_of_clipping(pipe.scheduler)
         self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta)
         self._unet_dtype = pipe.unet.dtype
         self._shape = (
@@ -77,6 +77,7 @@ class StableDiffusion(Latent):
 
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
         """Prompts -> text embeddings `[P, L, C]` with and (if guided) without the prompt."""
+        self._tell_cuts(prompts)
         negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
         return self.pipe.encode_prompt(
             prompt=prompts,
@@ -86,12 +87,12 @@ class StableDiffusion(Latent):
             negative_prompt=negative,
         )
 
-    def _network(self, x: Tensor, step: int, cond: tuple[Tensor, Tensor | None], prompt: Tensor) -> Tensor:
-        t = self.kernel.timesteps[step]  # a tensor: an int would make torch.compile recompile
+    def _network(self, x: Tensor, level: int, cond: tuple[Tensor, Tensor | None], prompt_index: Tensor) -> Tensor:
+        t = self.kernel.timesteps[level]  # a tensor: an int would make torch.compile recompile
         text, uncond = cond
-        x, embeds = x.to(self._unet_dtype), text[prompt]
+        x, embeds = x.to(self._unet_dtype), text[prompt_index]
         if self.guided and uncond is not None:
-            x, embeds = x.repeat(2, 1, 1, 1), torch.cat([uncond[prompt], embeds])
+            x, embeds = x.repeat(2, 1, 1, 1), torch.cat([uncond[prompt_index], embeds])
         embeds, more = embeds.to(self._unet_dtype), {}
         if self._embedding is not None:
             more["timestep_cond"] = self._embedding.expand(len(x), -1)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["StableDiffusion3"]
 
 
+_T5_TOKENS = 256  # the pipeline's default
+
+
 class _Condition(NamedTuple):
     text: Tensor  # [P, L, C], without the prompt first where guided
     pooled: Tensor  # [P, C], likewise
@@ -76,6 +79,7 @@ class StableDiffusion3(Latent):
 
     def encode(self, prompts: list[str]) -> tuple[_Condition, _Condition | None]:
         """Prompts -> embeddings of the text encoders with, and (if guided) without the prompt."""
+        self._tell_cuts(prompts)
         negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
         text, uncond, pooled, uncond_pooled = self.pipe.encode_prompt(
             prompt=prompts,
@@ -85,18 +89,29 @@ class StableDiffusion3(Latent):
             num_images_per_prompt=1,
             do_classifier_free_guidance=self.guided,
             negative_prompt=negative,
+            max_sequence_length=_T5_TOKENS,
         )
         return _Condition(text, pooled), _Condition(uncond, uncond_pooled) if self.guided else None
 
-    def _network(self, x: Tensor, step: int, cond: tuple[_Condition, _Condition | None], prompt: Tensor) -> Tensor:
+    def _reach(self) -> list[tuple[Any, int]]:
+        pipe = self.pipe
+        both = [(tokenizer, pipe.tokenizer_max_length) for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)]
+        return [*both, *([] if pipe.text_encoder_3 is None else [(pipe.tokenizer_3, _T5_TOKENS)])]
+
+    def _network(
+        self, x: Tensor, level: int, cond: tuple[_Condition, _Condition | None], prompt_index: Tensor
+    ) -> Tensor:
         with_, without = cond
-        x, text, pooled = x.to(self._dtype), with_.text[prompt], with_.pooled[prompt]
+        x, text, pooled = x.to(self._dtype), with_.text[prompt_index], with_.pooled[prompt_index]
         if without is not None:
             x = x.repeat(2, 1, 1, 1)
-            text, pooled = torch.cat([without.text[prompt], text]), torch.cat([without.pooled[prompt], pooled])
+            text, pooled = (
+                torch.cat([without.text[prompt_index], text]),
+                torch.cat([without.pooled[prompt_index], pooled]),
+            )
         out = self.pipe.transformer(
             hidden_states=x,
-            timestep=self.kernel.timesteps[step].expand(len(x)),
+            timestep=self.kernel.timesteps[level].expand(len(x)),
             encoder_hidden_states=text.to(self._dtype),
             pooled_projections=pooled.to(self._dtype),
             return_dict=False,

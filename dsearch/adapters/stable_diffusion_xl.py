@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.rng import move
 from ._kernel import kernel, warn_of_clipping
 from ._latent import Latent, guidance_embedding, guided, refuse_others
 
@@ -28,7 +29,7 @@ class StableDiffusionXL(Latent):
     """A loaded `StableDiffusionXLPipeline` as a denoiser; the pipeline is not changed.
 
     Schedulers are those of `StableDiffusion`. A float16 VAE that overflows (`force_upcast`) is copied to float32; the
-    pipeline casts it for each call. With one child a step the images equal its own, given the same noise.
+    pipeline casts it for each call. With one child per step the images equal its own, given the same noise.
 
     Args:
         pipe: the pipeline, on its device, with its precision, compilation and offloading as you have set them by now.
@@ -62,7 +63,7 @@ class StableDiffusionXL(Latent):
         refuse_others(pipe, self.pipelines[0], "Stable Diffusion XL")
         self._set_up(pipe, num_inference_steps, pipe.unet.config.sample_size, height, width, preview)
         self.guidance_scale, self.negative_prompt = float(guidance_scale), negative_prompt
-        warn_of_clipping(pipe.scheduler.config)
+        warn_of_clipping(pipe.scheduler)
         self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta)
         self._unet_dtype, scale = pipe.unet.dtype, pipe.vae_scale_factor
         self._shape = (pipe.unet.config.in_channels, self.height // scale, self.width // scale)
@@ -82,6 +83,7 @@ class StableDiffusionXL(Latent):
 
     def encode(self, prompts: list[str]) -> _Condition:
         """Prompts -> embeddings of both text encoders, with and (if guided) without the prompt."""
+        self._tell_cuts(prompts)
         negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
         text, uncond, pooled, uncond_pooled = self.pipe.encode_prompt(
             prompt=prompts,
@@ -96,13 +98,13 @@ class StableDiffusionXL(Latent):
         """`[R, C, h, w]` -> images `[R, 3, H, W]` in [0, 1], float32."""
         return self._decoded(self._vae, x0, self._vae_dtype)
 
-    def _network(self, x: Tensor, step: int, cond: _Condition, prompt: Tensor) -> Tensor:
-        t, x = self.kernel.timesteps[step], x.to(self._unet_dtype)
-        text, pooled = cond.text[prompt], cond.pooled[prompt]
+    def _network(self, x: Tensor, level: int, cond: _Condition, prompt_index: Tensor) -> Tensor:
+        t, x = self.kernel.timesteps[level], x.to(self._unet_dtype)
+        text, pooled = cond.text[prompt_index], cond.pooled[prompt_index]
         if cond.uncond is not None and cond.uncond_pooled is not None:
             x = x.repeat(2, 1, 1, 1)
-            text = torch.cat([cond.uncond[prompt], text])
-            pooled = torch.cat([cond.uncond_pooled[prompt], pooled])
+            text = torch.cat([cond.uncond[prompt_index], text])
+            pooled = torch.cat([cond.uncond_pooled[prompt_index], pooled])
         size, second = (self.height, self.width), self.pipe.text_encoder_2
         dimension = pooled.shape[-1] if second is None else int(second.config.projection_dim)
         ids = self.pipe._get_add_time_ids(size, (0, 0), size, dtype=text.dtype, text_encoder_projection_dim=dimension)
@@ -111,7 +113,7 @@ class StableDiffusionXL(Latent):
             x,
             t,
             encoder_hidden_states=text.to(self._unet_dtype),
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": ids.to(x.device).repeat(len(x), 1)},
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": move(ids, x.device).repeat(len(x), 1)},
             return_dict=False,
             **more,
         )[0]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..core.contract import Prediction, Reward, Rng
+from ..core.contract import Prediction, Reward, Rng, precise, weight_dtype
 from ..core.plan import positive
 from ..core.rng import move
 from .masked import Masked
@@ -32,17 +32,19 @@ class Quadratic:
     """
 
     def __init__(self, linear: Tensor | Sequence[float], curvature: float = 0.0, constant: float = 0.0) -> None:
-        self.linear = torch.as_tensor(linear, dtype=torch.float64)
+        given = linear if isinstance(linear, Tensor) else torch.tensor(linear, device="cpu", dtype=torch.float64)
+        self.linear = given.double()
         self.curvature, self.constant = float(curvature), float(constant)
 
     def __call__(self, x: Tensor, prompts: list[str]) -> Tensor:
         """`[R, D]` -> `[R]`, float64."""
-        return self.mean(x.double(), torch.zeros((), dtype=torch.float64, device=x.device))
+        x = precise(x)
+        return self.mean(x, x.new_zeros(()))
 
     def mean(self, mean: Tensor, var: Tensor) -> Tensor:
         """E[r] under N(mean, var I): `[..., D]` and `[...]` -> `[...]`."""
         square = mean.square().sum(-1) + mean.shape[-1] * var
-        return self.constant + mean @ self.linear.to(mean.device) - self.curvature / 2 * square
+        return self.constant + mean @ self.linear.to(mean) - self.curvature / 2 * square
 
     def tilt(self, mean: Tensor, var: Tensor, lam: float) -> tuple[Tensor, Tensor, Tensor]:
         """N(mean, var I) exp(lam r) -> the mean and variance of that Gaussian, and log E[exp(lam r)].
@@ -50,7 +52,7 @@ class Quadratic:
         Raises:
             ValueError: where the reward grows faster than the Gaussian falls, so that there is no such law.
         """
-        linear = lam * self.linear.to(mean.device)
+        linear = lam * self.linear.to(mean)
         narrower = 1 + lam * self.curvature * var
         if not (narrower > 0).all():
             least = -1 / (lam * float(var.max()))
@@ -93,13 +95,14 @@ class GaussianMixture:
         device: str | torch.device = "cpu",
     ) -> None:
         # float64 within, so that what is rounded to float32 does not depend on how rows are batched.
-        self.means = torch.as_tensor(means, dtype=torch.float64, device=device)
+        dtype = weight_dtype(torch.device(device))
+        self.means = torch.as_tensor(means, dtype=dtype, device=device)
         if self.means.ndim != 2:
             raise ValueError(f"means has shape {tuple(self.means.shape)}; give [components, dimensions]")
         parts = len(self.means)
-        self.std = torch.as_tensor(std, dtype=torch.float64, device=device)
+        self.std = torch.as_tensor(std, dtype=dtype, device=device)
         weights = [1.0] * parts if weights is None else weights
-        self.weights = torch.as_tensor(weights, dtype=torch.float64, device=device)
+        self.weights = torch.as_tensor(weights, dtype=dtype, device=device)
         if self.weights.shape != (parts,) or self.std.shape not in ((), (parts,)):
             raise ValueError(
                 f"{parts} components need as many weights and one std or as many, "
@@ -115,22 +118,22 @@ class GaussianMixture:
     def encode(self, prompts: list[str]) -> Tensor:
         """Prompts -> their shifts `[P]`."""
         shifts = [float(self.shift.get(prompt, 0.0)) for prompt in prompts]
-        return torch.tensor(shifts, dtype=torch.float64, device=self.means.device)
+        return torch.tensor(shifts, dtype=self.means.dtype, device=self.means.device)
 
-    def start(self, lead: tuple[int, int], rng: Rng) -> Tensor:
+    def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """N(0, I), `[B, K, D]`."""
-        return move(rng.normal("start", 0, (*lead, self.means.shape[1])), self.means.device)
+        return move(rng.normal("start", 0, (*batch_shape, self.means.shape[1])), self.means.device)
 
-    def noise(self, step: int, lead: tuple[int, int, int], rng: Rng) -> Tensor:
+    def noise(self, step: int, batch_shape: tuple[int, int, int], rng: Rng) -> Tensor:
         """`[B, K, w, D + 1]` normals: D to move, one to pick the component."""
-        return move(rng.normal("noise", step, (*lead, self.means.shape[1] + 1)), self.means.device)
+        return move(rng.normal("noise", step, (*batch_shape, self.means.shape[1] + 1)), self.means.device)
 
-    def predict(self, x: Tensor, step: int, cond: Tensor, prompt: Tensor) -> Prediction:
+    def predict(self, x: Tensor, level: int, cond: Tensor, prompt_index: Tensor) -> Prediction:
         """`[R, D]` -> the components' posteriors and means as `out` (`[R, M]`, `[R]`), and E[x_0 | x_t] as `x0`."""
-        if step == self.num_steps:
+        if level == self.num_steps:
             return Prediction(None, x)
-        shift = cond[prompt]
-        log_p, mean, _ = self._posterior(x, step, shift)
+        shift = cond[prompt_index]
+        log_p, mean, _ = self._posterior(x, level, shift)
         p = log_p.softmax(-1)
         return Prediction((p, shift), (p[..., None] * mean).sum(-2).float())
 
@@ -138,28 +141,28 @@ class GaussianMixture:
         """The exact p(x_{t-1} | x_t): a component by its posterior, then that component's Gaussian."""
         p, shift = pred.out
         a, after = self.alpha[step], self.alpha[step + 1]
-        u = torch.special.ndtr(noise[..., -1].double())
+        u = torch.special.ndtr(precise(noise[..., -1]))
         part = (p.cumsum(-1)[..., :-1] < u[..., None]).sum(-1)  # [B, K, w]
         mean, std = self.means[part] + shift[..., None], self.std[part][..., None]
         var, var_after = a * std**2 + 1 - a, after * std**2 + 1 - after
         gain = math.sqrt(a / after) * var_after / var
-        centre = math.sqrt(after) * mean + gain * (x.double() - math.sqrt(a) * mean)
+        centre = math.sqrt(after) * mean + gain * (precise(x) - math.sqrt(a) * mean)
         spread = (var_after * (1 - a / after) / var).sqrt()
-        return (centre + spread * noise[..., :-1].double()).float()
+        return (centre + spread * precise(noise[..., :-1])).float()
 
     def deterministic(self, x: Tensor, pred: Prediction, step: int) -> Tensor:
         """The DDIM step with eta 0, x' = sqrt(a') x0 + sqrt(1 - a') eps (Song et al. 2021)."""
         a, after = self.alpha[step], self.alpha[step + 1]
-        eps = (x.double() - math.sqrt(a) * pred.x0) / math.sqrt(1 - a)
+        eps = (precise(x) - math.sqrt(a) * pred.x0) / math.sqrt(1 - a)
         return (math.sqrt(after) * pred.x0 + math.sqrt(1 - after) * eps).float()
 
     def decode(self, x0: Tensor) -> Tensor:
         """The samples themselves."""
         return x0
 
-    def log_prob(self, x: Tensor, step: int | None = None, prompt: str = "") -> Tensor:
-        """The log density of level `step`, by default the clean one: `[R, D]` -> `[R]`, float64."""
-        log_p, _, _ = self._posterior(x, self.num_steps if step is None else step, self.encode([prompt]))
+    def log_prob(self, x: Tensor, level: int | None = None, prompt: str = "") -> Tensor:
+        """The log density of a level, by default the clean one: `[R, D]` -> `[R]`, float64."""
+        log_p, _, _ = self._posterior(x, self.num_steps if level is None else level, self.encode([prompt]))
         return log_p.logsumexp(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
 
     def tilted(self, reward: Quadratic, lam: float = 1.0, prompt: str = "") -> GaussianMixture:
@@ -188,28 +191,28 @@ class GaussianMixture:
         """The mean reward of plain samples, E[r(x_0)]."""
         return float(self.weights @ reward.mean(self.means + self.encode([prompt]), self.std**2))
 
-    def value(self, x: Tensor, step: int, reward: Quadratic, prompt: str = "") -> Tensor:
-        """E[r(x_0) | x_t]: samples `[R, D]` of level `step` -> `[R]`, float64."""
-        log_p, mean, var = self._posterior(x, step, self.encode([prompt]))
+    def value(self, x: Tensor, level: int, reward: Quadratic, prompt: str = "") -> Tensor:
+        """E[r(x_0) | x_t]: samples `[R, D]` of a level -> `[R]`, float64."""
+        log_p, mean, var = self._posterior(x, level, self.encode([prompt]))
         return (log_p.softmax(-1) * reward.mean(mean, var)).sum(-1)
 
-    def soft_value(self, x: Tensor, step: int, reward: Quadratic, lam: float = 1.0, prompt: str = "") -> Tensor:
+    def soft_value(self, x: Tensor, level: int, reward: Quadratic, lam: float = 1.0, prompt: str = "") -> Tensor:
         """log E[exp(lam r(x_0)) | x_t] / lam, the soft value of SVDD with alpha = 1 / lam: `[R, D]` -> `[R]`."""
-        log_p, mean, var = self._posterior(x, step, self.encode([prompt]))
+        log_p, mean, var = self._posterior(x, level, self.encode([prompt]))
         return (log_p.log_softmax(-1) + reward.tilt(mean, var, lam)[2]).logsumexp(-1) / lam
 
-    def _posterior(self, x: Tensor, step: int, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _posterior(self, x: Tensor, level: int, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x_0 given x_t, by component: log weights `[R, M]` that sum to p(x_t) (2 pi)^(D/2), means, variances `[M]`."""
-        a = 1.0 if step == self.num_steps else self.alpha[step]
+        a = 1.0 if level == self.num_steps else self.alpha[level]
         centre = self.means + shift[:, None, None]  # [R, M, D]
-        offset = x.double()[:, None] - math.sqrt(a) * centre
+        offset = precise(x)[:, None] - math.sqrt(a) * centre
         var = a * self.std**2 + 1 - a
         log_p = self.weights.log() - 0.5 * offset.square().sum(-1) / var - 0.5 * x.shape[-1] * var.log()
         return log_p, centre + (math.sqrt(a) * self.std**2 / var)[:, None] * offset, self.std**2 * (1 - a) / var
 
 
 class TokenChain(Masked):
-    """Words of a table, masked and filled in one token a step in random order: all of it can be enumerated.
+    """Words of a table, masked and filled in one token per step in random order: all of it can be enumerated.
 
     The network is exact, log p(token | the tokens revealed), so plain sampling gives the table itself.
 
@@ -221,7 +224,7 @@ class TokenChain(Masked):
     """
 
     def __init__(self, table: Tensor) -> None:
-        table = table.double()
+        table = precise(table)
         total = float(table.sum())
         if table.ndim < 1 or len(set(table.shape)) != 1 or not (table >= 0).all() or not 0 < total < math.inf:
             raise ValueError(
@@ -232,7 +235,7 @@ class TokenChain(Masked):
         length, vocab = table.ndim, len(table)
         self.words = torch.cartesian_prod(*[torch.arange(vocab, device=table.device)] * length).view(-1, length)
         self._p = self.table.flatten()
-        self._one_hot = torch.nn.functional.one_hot(self.words, vocab).double()
+        self._one_hot = torch.nn.functional.one_hot(self.words, vocab).to(table)
         super().__init__(self._conditionals, length=length, vocab=vocab, device=table.device)
 
     def tilted(self, reward: Reward, lam: float = 1.0, prompt: str = "") -> TokenChain:
@@ -275,11 +278,12 @@ class TokenChain(Masked):
         """`[R, L]` -> p of every word where it agrees with the tokens revealed, else 0: `[R, V^L]`."""
         return self._p * ((x[:, None] == self.mask) | (x[:, None] == self.words)).all(-1)
 
-    def _conditionals(self, x: Tensor, step: int) -> Tensor:
+    def _conditionals(self, x: Tensor, level: int) -> Tensor:
         return torch.einsum("rn,nlv->rlv", self._given(x), self._one_hot).log()
 
     def _rewards(self, reward: Reward, prompt: str) -> Tensor:
-        return torch.as_tensor(reward(self.words, [prompt] * len(self.words))).double()
+        said = reward(self.words, [prompt] * len(self.words))
+        return torch.as_tensor(said, device=self.words.device).to(self._p)
 
 
 def example() -> GaussianMixture:

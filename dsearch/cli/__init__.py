@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import distributed, methods
 from ..core.budget import Budget
-from ..core.contract import Method
+from ..core.method import Method, Sized
 from ..core.plan import Bill, positive
 from ..experiments import build
 from ..experiments.experiment import Experiment, Model, Named, load
@@ -55,15 +55,15 @@ def _generate(args: argparse.Namespace) -> None:
         args.reward = "clip"
         if args.model != "box" and args.clip is None:
             raise UsageError("name a --reward: the boxed CLIP knows emoji only (--reward clip takes its --clip DIR)")
-    observe = tuple(name for name in dict.fromkeys(args.observe) if name != args.reward)
+    held_out = tuple(name for name in dict.fromkeys(args.held_out) if name != args.reward)
     budget = _budget(args)
     experiment = Experiment(
         prompts=tuple(args.prompts),
-        rewards={name: _reward(name, args) for name in (args.reward, *observe)},
+        rewards={name: _reward(name, args) for name in (args.reward, *held_out)},
         methods={args.method: Named(args.method, _options(args))},
         models={_named(args): _model(args)},
-        guides=(args.reward,),
-        observe=observe,
+        objectives=(args.reward,),
+        held_out=held_out,
         budgets=(budget,),
         seeds=(args.seed,),
         chunks=_chunks(args),
@@ -88,7 +88,7 @@ def _checked(experiment: Experiment, args: argparse.Namespace) -> None:
     if args.eta == 0 and max(method.plan(steps).width) > 1:
         raise UsageError(f"--eta 0 makes all children of {args.method} equal; set it above 0")
     if int(os.environ.get("RANK", "0")) == 0:
-        print(f"{method.name}, {_priced(method, steps)}")
+        print(f"{method.name} on {args.device}, {_priced(method, steps)}")
 
 
 def _shown(run: Run, args: argparse.Namespace) -> None:
@@ -100,9 +100,9 @@ def _shown(run: Run, args: argparse.Namespace) -> None:
     rows = [" / ".join(dict.fromkeys(r["prompt"] for r in group)) for group in groups]
     pictures = [[from_png(run.folder / record["image"]) for record in group] for group in groups]
     grid(pictures, rows, [f"#{k + 1}" for k in range(len(groups[0]))], args.out / "grid.png")
-    print("  ".join(f"{name:>10}" for name in (args.reward, *records[0]["observed"])))
+    print("  ".join(f"{name:>10}" for name in (args.reward, *records[0]["held_out"])))
     for best in (group[0] for group in groups):
-        seen = [best["reward"], *best["observed"].values()]
+        seen = [best["reward"], *best["held_out"].values()]
         print("  ".join(f"{score:10.4f}" for score in seen), f" {best['prompt']}")
     print(f"{args.out / 'grid.png'}, {args.out / 'records.jsonl'}; dsearch report {args.out} shows the search")
 
@@ -145,8 +145,8 @@ def _compare(args: argparse.Namespace) -> None:
     from ..experiments.folder import Run
 
     found = [Run.open(folder) for folder in args.runs]
-    build.hush()
-    compare(found, args.out, baseline=args.baseline, embed=args.embed, anchors=args.anchors)
+    with build.hush():
+        compare(found, args.out, baseline=args.baseline, embed=args.embed, anchors=args.anchors)
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -189,7 +189,7 @@ def _at_the_bill(method: Method, steps: int) -> dict[str, Method]:
         if len(needs) > 1:  # more than a reward
             continue
         other = make(build.unasked)
-        if other.sized is not None:
+        if isinstance(other.plan, Sized):
             with suppress(ValueError):  # even its smallest costs more
                 found[name] = other.within(budget, steps)
     return found
@@ -207,24 +207,24 @@ def _demo(args: argparse.Namespace) -> None:
             named[name] = {"kind": "clip", "path": path}
         elif not boxed:
             del named[name]
-    guides = [name for name in ("clip", "compressibility") if name in named]
+    objectives = [name for name in ("clip", "compressibility") if name in named]
     prompts = {"prompts": args.prompts} if args.prompts else {}
-    changes = {**_changes(args, [args.n]), **prompts, "rewards": named, "guides": guides}
+    changes = {**_changes(args, [args.n]), **prompts, "rewards": named, "objectives": objectives}
     _searched_and_compared(load("demo", **changes), args.out)
 
 
 def _reproduce(args: argparse.Namespace) -> None:
     small = args.model == "box" and not args.full
     study = load("paper-small" if small else "paper", **_changes(args, args.bills))
-    unknown = [name for name in args.experiments if name not in study.guides]
+    unknown = [name for name in args.experiments if name not in study.objectives]
     if unknown:
-        raise UsageError(f"experiment {unknown[0]!r}: choose among {', '.join(study.guides)}")
-    names = tuple(name for name in study.guides if name in (args.experiments or study.guides))
+        raise UsageError(f"experiment {unknown[0]!r}: choose among {', '.join(study.objectives)}")
+    names = tuple(name for name in study.objectives if name in (args.experiments or study.objectives))
     rewards = _published_rewards(args)
     for name in names:
         if name not in rewards:
             raise UsageError(f"{name} needs its weights: --{'hps' if name == 'hps' else 'aesthetic-head'} FILE")
-    study = dataclasses.replace(study.under(*names), rewards=rewards, observe=tuple(rewards))
+    study = dataclasses.replace(study.under(*names), rewards=rewards, held_out=tuple(rewards))
     parts = {args.out: study}
     if args.hps_prompts is not None and "hps" in names:  # prompts of its own: an experiment of its own
         others = [name for name in names if name != "hps"]
@@ -375,7 +375,7 @@ def _named(args: argparse.Namespace) -> str:
 
 
 def _chunks(args: argparse.Namespace) -> dict[str, Any]:
-    sizes = {name: getattr(args, name) for name in ("chunk", "decode_chunk", "reward_chunk")}
+    sizes = {"network": args.chunk, "decoder": args.decode_chunk, "reward": args.reward_chunk}
     return {name: size for name, size in sizes.items() if size is not None}
 
 

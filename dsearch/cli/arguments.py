@@ -69,7 +69,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     generate.add_argument("--clip", metavar="DIR", help="the CLIPModel of clip, aesthetic or pickscore")
     generate.add_argument("--weights", metavar="FILE", help="the checkpoint of hps, or the head of aesthetic")
     generate.add_argument(
-        "--observe", nargs="+", default=[], metavar="REWARD", help="rewards that score the images and never steer"
+        "--held-out", nargs="+", default=[], metavar="REWARD", help="rewards that score the images and never steer"
     )
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--out", type=Path, default=Path("dsearch-out"), help="folder (default: %(default)s)")
@@ -109,13 +109,13 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
         "--beside", nargs="*", default=[], metavar="METHOD", help="draw these too, sized to the same network rows"
     )
 
-    demo = command("demo", "every method at one bill, under two guides: a run and its comparison", DEMO)
+    demo = command("demo", "every method at one bill, under two objectives: a run and its comparison", DEMO)
     _add_model(demo)
     demo.add_argument("--prompts", nargs="+", metavar="PROMPT", help="(default: four that the model draws well)")
     demo.add_argument("--seeds", type=int, help="repetitions, at least 2 (default: 7)")
     demo.add_argument("--n", type=int, default=8, help="plain images that the bill buys (default: %(default)s)")
-    demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that guides (in the box: its guide; else none)")
-    demo.add_argument("--judge", metavar="DIR", help="the CLIPModel that watches (in the box: its judge; else none)")
+    demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that objectives (in the box: its guide; else none)")
+    demo.add_argument("--judge", metavar="DIR", help="the CLIPModel held out (in the box: its judge; else none)")
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="folder (default: %(default)s)")
 
     paper = command("reproduce", "the experiments of Li et al. 2025, also at equal bills", PAPER)

@@ -33,8 +33,8 @@ class Comparison:
         baseline: the method that the others are paired with.
         rows: of the table.
         notes: what the table must not be read without.
-        anchors: published figures that match, each with its guide's name and what differs, by model.
-        correlations: of values on the way with final rewards, by model, guide and method, then by step, from 0.
+        anchors: published figures that match, each with its objective's name and what differs, by model.
+        correlations: of values on the way with final rewards, by model, objective and method, then by step, from 0.
         files: what was written.
     """
 
@@ -97,10 +97,10 @@ def compare(
 
 
 def _anchored(found: Found, rows: Sequence[Row]) -> dict[str, list[tuple[str, Anchor, str]]]:
-    """By model, the published figures whose setting is a guide's."""
+    """By model, the published figures whose setting is a objective's."""
     anchored: dict[str, list[tuple[str, Anchor, str]]] = {}
-    for name, guide in dict.fromkeys((row.model, row.guide) for row in rows):
+    for name, objective in dict.fromkeys((row.model, row.objective) for row in rows):
         model = found.models[name]
-        for anchor in matching(model, guide, found.rewards[guide]):
-            anchored.setdefault(name, []).append((guide, anchor, differing(anchor, model)))
+        for anchor in matching(model, objective, found.rewards[objective]):
+            anchored.setdefault(name, []).append((objective, anchor, differing(anchor, model)))
     return anchored

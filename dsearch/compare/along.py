@@ -16,13 +16,13 @@ from .rows import interval_of
 def along(found: Found, cell: Cell) -> dict[int, Interval]:
     """By scored step, from 0: the best value of a prompt (for `plain` the mean), over its seeds and the prompts.
 
-    Before the last step a value is an estimate: mostly the guide's reward of the posterior mean.
+    Before the last step a value is an estimate: mostly the objective's reward of the posterior mean.
     """
     seeds, tables = cell.seeds, dict[int, Tensor]()
     for search in cell.searches:
         for step, best in _best(search.run.trace(search.unit), len(search.unit.positions), cell.plain).items():
             table = tables.setdefault(
-                step, torch.full((len(seeds), len(found.prompts)), torch.nan, dtype=torch.float64)
+                step, torch.full((len(seeds), len(found.prompts)), torch.nan, dtype=torch.float64, device="cpu")
             )
             table[seeds.index(search.unit.seed), list(search.unit.positions)] = best
     return {step: interval_of(table, cell.pooled, not found.single) for step, table in sorted(tables.items())}
@@ -31,7 +31,7 @@ def along(found: Found, cell: Cell) -> dict[int, Interval]:
 def _best(trace: Trace, prompts: int, plain: bool) -> dict[int, Tensor]:
     """By scored step `[P]`, nan for a prompt of which nothing is left."""
     pools = prompts // len(trace.order)  # prompts of a group: beam k of a pool carries prompt k mod P
-    owner = (torch.arange(trace.alive[0]) % pools).expand(len(trace.order), -1)  # [B, K]
+    owner = (torch.arange(trace.alive[0], device="cpu") % pools).expand(len(trace.order), -1)  # [B, K]
     best = {}
     for i, (width, child, values) in enumerate(zip(trace.width, trace.child, trace.values, strict=True)):
         owner = owner.repeat_interleave(width, dim=1)  # [B, N]

@@ -1,6 +1,6 @@
 """Figures that others have published, to hold a comparison against where its setting is theirs.
 
-A figure is shown only beside a comparison on the same model under the same guide in the same unit, always with what
+A figure is shown only beside a comparison on the same model under the same objective in the same unit, always with what
 still differs; nothing here is a result of this library.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["ANCHORS", "Anchor", "differing", "matching"]
 SD15 = "Stable Diffusion v1.5"
 PSP = "Guimaraes and Perona 2026, arXiv 2607.21591"
 SVDD = "Li et al. 2024, arXiv 2408.08252"
-GENEVAL = "GenEval's 553 prompts, guided by ImageReward, 4 times the compute of one image"
+GENEVAL = "GenEval's 553 prompts, searched for ImageReward, 4 times the compute of one image"
 WIDE = "M = 20 children, 512x512"
 
 
@@ -27,8 +27,8 @@ class Anchor(NamedTuple):
     Attributes:
         source: whose they are.
         model: of which pipeline.
-        guide: kind of the reward that steers: compressibility, aesthetic or imagereward.
-        measure: what the figures say; that of the guide is drawn.
+        objective: kind of the reward that steers: compressibility, aesthetic or imagereward.
+        measure: what the figures say; that of the objective is drawn.
         statistic: over images: "mean", "median", or what else.
         steps: denoising steps; None where it is not stated with the figures.
         setting: what else it depends on.
@@ -37,7 +37,7 @@ class Anchor(NamedTuple):
 
     source: str
     model: str
-    guide: str
+    objective: str
     measure: str
     statistic: str
     steps: int | None
@@ -46,8 +46,8 @@ class Anchor(NamedTuple):
 
     @property
     def drawn(self) -> bool:
-        """Whether the figures are levels of the guide's reward."""
-        return _plain(self.measure) == self.guide
+        """Whether the figures are levels of the objective's reward."""
+        return _plain(self.measure) == self.objective
 
 
 def _genevals(measure: str, *figures: float) -> Anchor:
@@ -101,18 +101,20 @@ ANCHORS = (
         {"base": 5.66, "best-of-N": 6.11, "SMC": 5.99, "SVDD": 6.12},
     ),
 )
-"""What is known from elsewhere, by source."""
+"""Published reference results, by source."""
 
 
-def matching(model: Model, name: str, guide: Named) -> list[Anchor]:
-    """The figures for this model under this guide, which the experiment calls `name`; none where units may differ."""
+def matching(model: Model, name: str, objective: Named) -> list[Anchor]:
+    """The figures for this model and objective, which the experiment calls `name`; none where units may differ."""
     if not _is_sd15(model.pipeline) or any(model.args.get(side, 512) != 512 for side in ("height", "width")):
         return []
-    kind = _plain(guide.kind.rpartition(":")[2])
-    if kind == "compressibility" and (guide.args.get("quality", 95) != 95 or guide.args.get("size") not in (None, 512)):
+    kind = _plain(objective.kind.rpartition(":")[2])
+    if kind == "compressibility" and (
+        objective.args.get("quality", 95) != 95 or objective.args.get("size") not in (None, 512)
+    ):
         return []
     kinds = {kind, "imagereward"} if _plain(name) == "imagereward" else {kind}
-    return [anchor for anchor in ANCHORS if anchor.guide in kinds]
+    return [anchor for anchor in ANCHORS if anchor.objective in kinds]
 
 
 def differing(anchor: Anchor, model: Model) -> str:

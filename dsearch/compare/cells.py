@@ -1,4 +1,4 @@
-"""What runs hold, read as one: by model, guide, budget and method."""
+"""The merged records of several runs: by model, objective, budget and method."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Place = tuple[int, int]
 
 
 class Key(NamedTuple):
-    """What a row of the table is: one method under one guide at one budget on one model."""
+    """What a row of the table is: one method under one objective at one budget on one model."""
 
     model: str
-    guide: str
+    objective: str
     budget: Limits
     method: str
 
     def __str__(self) -> str:
-        return f"{self.method} under {self.guide} at {described(dict(self.budget))}"
+        return f"{self.method} under {self.objective} at {described(dict(self.budget))}"
 
 
 class Search(NamedTuple):
@@ -46,7 +46,7 @@ class Search(NamedTuple):
         groups: prompts in it, or pools of them.
         bill: of a group, counted.
         planned: of a group, as the plan said.
-        seconds: with what watches.
+        seconds: held-out rewards included.
         peak_bytes: where the system could say.
         first: whether it is the first of its model in its run, which warms up.
     """
@@ -63,12 +63,12 @@ class Search(NamedTuple):
 
 @dataclass
 class Cell:
-    """All that one method did under one guide at one budget.
+    """All that one method did under one objective at one budget.
 
     Attributes:
         plain: whether nothing chooses, so that all images of a prompt count; of other methods the best one does.
         searches: finished units.
-        scores: by name (None for the guide), then by place: a number, or the mean over the images that count.
+        scores: by name (None for the objective), then by place: a number, or the mean over the images that count.
         kl: known nats of the images that count.
         log_w: of the images that each search of a prompt or pool returned.
         pictures: one a place: the best; of those that nothing chose, the first drawn.
@@ -97,7 +97,7 @@ class Cell:
         """`[S, P]` scores, nan where there is none."""
         held = self.scores.get(name, {})
         rows = [[held.get((seed, position), nan) for position in range(prompts)] for seed in seeds]
-        return torch.tensor(rows, dtype=torch.float64).reshape(len(seeds), prompts)
+        return torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(seeds), prompts)
 
     def add(self, run: Run, unit: Unit, first: bool) -> bool:
         """Takes a finished unit in, unless it is there already; says whether it did."""
@@ -123,8 +123,8 @@ class Cell:
 
     def _count(self, place: Place, records: list[dict[str, Any]], run: Run) -> None:
         counted = records if self.plain else records[:1]
-        for name in (None, *counted[0]["observed"]):
-            said = [record["reward"] if name is None else record["observed"][name] for record in counted]
+        for name in (None, *counted[0]["held_out"]):
+            said = [record["reward"] if name is None else record["held_out"][name] for record in counted]
             known = [nan if value is None else value for value in said]
             self.scores.setdefault(name, {})[place] = sum(known) / len(known)
         self.kl[place] = [record["kl"] for record in counted if record["kl"] is not None]
@@ -134,7 +134,7 @@ class Cell:
 
 
 class Found:
-    """Runs as one.
+    """The merged records of several runs.
 
     Raises:
         ExperimentError: where they ask different prompts, or call different things alike.
@@ -151,7 +151,7 @@ class Found:
         self.models: dict[str, Model] = self._all("models")
         self.methods: dict[str, Named] = self._all("methods")
         self.rewards: dict[str, Named] = self._all("rewards")
-        self.guides = list(dict.fromkeys(guide for run in self.runs for guide in run.experiment.guides))
+        self.objectives = list(dict.fromkeys(objective for run in self.runs for objective in run.experiment.objectives))
         self.planned: dict[Key, set[Place]] = {}
         for run in self.runs:
             for unit in run.units:
@@ -238,15 +238,15 @@ class Found:
         return named
 
     def _order(self, key: Key) -> tuple[Any, ...]:
-        """By model, guide, budget and method: budgets by their size, the others as the experiments name them."""
+        """By model, objective, budget and method: budgets by their size, the others as the experiments name them."""
         units, limits = tuple(unit for unit, _ in key.budget), tuple(limit for _, limit in key.budget)
-        named = list(self.models).index(key.model), self.guides.index(key.guide)
+        named = list(self.models).index(key.model), self.objectives.index(key.objective)
         return (*named, units, limits, self.names.index(key.method))
 
 
 def key_of(run: Run, unit: Unit) -> Key:
     """The row that a unit belongs to."""
-    return Key(unit.model, unit.guide, tuple(sorted(run.experiment.budgets[unit.budget].items())), unit.method)
+    return Key(unit.model, unit.objective, tuple(sorted(run.experiment.budgets[unit.budget].items())), unit.method)
 
 
 def _fits(one: Run, other: Run) -> None:

@@ -1,4 +1,4 @@
-"""The plots of the field. Files are named by counters: no name of a method, guide or prompt becomes a path."""
+"""The plots of the field. Files are named by counters: no name of a method, objective or prompt becomes a path."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from .intervals import Estimate
 from .metrics import Interval
 from .ranks import rank_correlation
 from .rows import Row
-from .words import count, observed, words
+from .words import count, held_out, words
 
 COLUMNS = 8
 """Pictures that a row of a grid shows."""
 
 Drawn = tuple[str, Callable[[Path], object]]
 Correlations = dict[tuple[str, str, str], dict[int, Interval]]
+
+LEVEL = "level (0 is pure noise)"
 
 
 def draw(
@@ -50,7 +52,7 @@ def _of_table(found: Found, rows: Sequence[Row], anchors: Sequence[tuple[str, An
     for unit in dict.fromkeys(_unit(row.budget) for row in rows):
         own = [row for row in rows if _unit(row.budget) == unit]
         yield f"reward_{m}_{unit}.png", partial(_rewards, own, anchors, found.names)
-    if any(row.observed for row in rows):
+    if any(row.held_out for row in rows):
         yield f"pareto_{m}.png", partial(_pareto, rows, found.names)
 
 
@@ -64,11 +66,15 @@ def _on_the_way(found: Found, rows: Sequence[Row], known: Correlations, m: int) 
 
 def _grids(found: Found, rows: Sequence[Row], m: int) -> Iterator[Drawn]:
     shown = {row.key: found.cells[row.key] for row in _largest(rows)}
-    guides = [guide for guide, _ in _by_guide(rows) if any(shown[k].pictures for k in shown if k.guide == guide)]
+    objectives = [
+        objective
+        for objective, _ in _by_objective(rows)
+        if any(shown[k].pictures for k in shown if k.objective == objective)
+    ]
     prompts = found.prompts[:COLUMNS]
     many = max(1, COLUMNS // len(prompts))
-    for g in range(0, len(guides), many):
-        yield f"grid_{m}_{g}.png", partial(_grid, shown, guides[g : g + many], prompts)
+    for g in range(0, len(objectives), many):
+        yield f"grid_{m}_{g}.png", partial(_grid, shown, objectives[g : g + many], prompts)
 
 
 def _unit(budget: Limits) -> str:
@@ -78,15 +84,18 @@ def _unit(budget: Limits) -> str:
 
 
 def _largest(rows: Sequence[Row]) -> list[Row]:
-    """Of each method under each guide, the row at which most network rows were spent."""
+    """Of each method under each objective, the row at which most network rows were spent."""
     most: dict[tuple[str, str], Row] = {}
     for row in sorted(rows, key=lambda row: row.bill["model_calls"], reverse=True):
-        most.setdefault((row.guide, row.method), row)
+        most.setdefault((row.objective, row.method), row)
     return [row for row in rows if row in most.values()]
 
 
-def _by_guide(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    return [(guide, [r for r in rows if r.guide == guide]) for guide in dict.fromkeys(row.guide for row in rows)]
+def _by_objective(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    return [
+        (objective, [r for r in rows if r.objective == objective])
+        for objective in dict.fromkeys(row.objective for row in rows)
+    ]
 
 
 def _upright(columns: Sequence[Sequence[Panel]]) -> list[list[Panel | None]]:
@@ -96,18 +105,18 @@ def _upright(columns: Sequence[Sequence[Panel]]) -> list[list[Panel | None]]:
 
 
 def _rewards(rows: Sequence[Row], anchors: Sequence[tuple[str, Anchor, str]], names: Sequence[str], path: Path) -> None:
-    """Reward against what was spent, and below it what watches: over-optimisation is where the two part."""
+    """Reward against what was spent, and below it the held-out rewards: over-optimisation is where the two part."""
     spent = _unit(rows[0].budget)
     columns = []
-    for guide, own in _by_guide(rows):
-        beside = [anchor for steered, anchor, _ in anchors if steered == guide and anchor.drawn]
+    for objective, own in _by_objective(rows):
+        beside = [anchor for steered, anchor, _ in anchors if steered == objective and anchor.drawn]
         levels = {name: value for anchor in beside for name, value in anchor.values.items()}
         sources = "".join(f"\ndashed: {anchor.source}" for anchor in beside)
-        own_panel = _against(own, spent, lambda row: row.reward, f"guided by {guide}{sources}", guide)
+        own_panel = _against(own, spent, lambda row: row.reward, f"searched for {objective}{sources}", objective)
         column = [own_panel._replace(levels=levels)]
-        for name in dict.fromkeys(name for row in own for name in row.observed):
-            title = f"what {name} says, guided by {guide}"
-            column.append(_against(own, spent, partial(observed, name), title, name))
+        for name in dict.fromkeys(name for row in own for name in row.held_out):
+            title = f"what {name} says, searched for {objective}"
+            column.append(_against(own, spent, partial(held_out, name), title, name))
         columns.append(column)
     spread = [row.spent(spent) for row in rows]
     curves(_upright(columns), path, log_x=max(spread) >= 1.5 * min(spread) > 0 and not _single(rows), names=names)
@@ -115,7 +124,7 @@ def _rewards(rows: Sequence[Row], anchors: Sequence[tuple[str, Anchor, str]], na
 
 def _single(rows: Sequence[Row]) -> bool:
     """Whether there is no curve, but one point a method."""
-    places = [(row.guide, row.method) for row in rows]
+    places = [(row.objective, row.method) for row in rows]
     return len(places) == len(set(places))
 
 
@@ -142,23 +151,23 @@ def _banded(x: Sequence[float], said: Sequence[Interval]) -> Series:
 def _pareto(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
     """What is reached against what the held-out rewards say: a point a method and budget, larger for larger ones."""
     columns = []
-    for guide, own in _by_guide(rows):
-        held_out = dict.fromkeys(name for row in own for name in row.observed)
-        columns.append([_held_out(own, guide, name) for name in held_out])
+    for objective, own in _by_objective(rows):
+        held_out = dict.fromkeys(name for row in own for name in row.held_out)
+        columns.append([_held_out(own, objective, name) for name in held_out])
     curves(_upright([column for column in columns if column]), path, names=names)
 
 
-def _held_out(rows: Sequence[Row], guide: str, name: str) -> Panel:
+def _held_out(rows: Sequence[Row], objective: str, name: str) -> Panel:
     series, points = {}, []
     for method in dict.fromkeys(row.method for row in rows):
-        known = [row for row in rows if row.method == method and name in row.observed]
+        known = [row for row in rows if row.method == method and name in row.held_out]
         known.sort(key=lambda row: row.bill["model_calls"])
         if known:
             x = [row.reward.own for row in known]
-            own = _banded([i.mean for i in x], [row.observed[name].own for row in known])
+            own = _banded([i.mean for i in x], [row.held_out[name].own for row in known])
             series[method] = own._replace(x_intervals=[(i.low, i.high) for i in x])
             points += list(zip(own.x, own.y, strict=True))
-    return Panel(f"guided by {guide}", guide, f"{name}, which watches", series, front=front(points))
+    return Panel(f"searched for {objective}", objective, f"{name}, held out", series, front=front(points))
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -178,51 +187,52 @@ def _correlations(found: Found, rows: Sequence[Row]) -> Correlations:
         for s in found.cells[row.key].searches:
             searches.setdefault(s.unit.seed, []).append((s.run.trace(s.unit), s.unit.positions))
         if steps := rank_correlation(searches):
-            known[row.model, row.guide, row.method] = steps
+            known[row.model, row.objective, row.method] = steps
     return known
 
 
 def _along(paths: Mapping[Key, Mapping[int, Interval]], names: Sequence[str], path: Path) -> None:
     """The best value at each step; what is valued at the end alone is a level to hold it against."""
     panels = []
-    for guide in dict.fromkeys(key.guide for key in paths):
-        own = {key.method: steps for key, steps in paths.items() if key.guide == guide}
+    for objective in dict.fromkeys(key.objective for key in paths):
+        own = {key.method: steps for key, steps in paths.items() if key.objective == objective}
         series = {
             name: _banded([step + 1 for step in steps], list(steps.values()))
             for name, steps in own.items()
             if len(steps) > 1
         }
         levels = {name: next(iter(steps.values())).mean for name, steps in own.items() if len(steps) == 1}
-        panels.append(Panel(f"guided by {guide}", "step (0 is pure noise)", f"best {guide}, estimated", series, levels))
+        panels.append(Panel(f"searched for {objective}", LEVEL, f"best {objective}, estimated", series, levels))
     curves([panels], path, names=names)
 
 
 def _trends(known: Correlations, names: Sequence[str], path: Path) -> None:
     panels = []
-    for guide in dict.fromkeys(guide for _, guide, _ in known):
+    for objective in dict.fromkeys(objective for _, objective, _ in known):
         series = {
             name: _banded([step + 1 for step in steps], list(steps.values()))
             for (_, of, name), steps in known.items()
-            if of == guide
+            if of == objective
         }
-        title = f"guided by {guide}: value on the way and final reward"
-        panels.append(Panel(title, "step (0 is pure noise)", "rank correlation within a prompt", series))
+        title = f"searched for {objective}: value on the way and final reward"
+        panels.append(Panel(title, LEVEL, "rank correlation within a prompt", series))
     curves([panels], path, names=names)
 
 
-def _grid(shown: Mapping[Key, Cell], guides: Sequence[str], prompts: Sequence[str], path: Path) -> None:
+def _grid(shown: Mapping[Key, Cell], objectives: Sequence[str], prompts: Sequence[str], path: Path) -> None:
     """The pictures of the first seed, a row per method; white where there is none."""
-    cells = {(key.method, key.guide): cell for key, cell in shown.items() if key.guide in guides}
+    cells = {(key.method, key.objective): cell for key, cell in shown.items() if key.objective in objectives}
     methods = list(dict.fromkeys(method for method, _ in cells))
     seed = min(place[0] for cell in cells.values() for place in cell.pictures)
     white = torch.ones_like(from_png(next(file for cell in cells.values() for file in cell.pictures.values())))
-    places = [(guide, p) for guide in guides for p in range(len(prompts))]
+    places = [(objective, p) for objective in objectives for p in range(len(prompts))]
     rows = [
-        [_picture(cells.get((m, guide), Cell()).pictures.get((seed, p)), white) for guide, p in places] for m in methods
+        [_picture(cells.get((m, objective), Cell()).pictures.get((seed, p)), white) for objective, p in places]
+        for m in methods
     ]
     titles = ["\n".join(textwrap.wrap(prompts[p], 16, max_lines=3, placeholder="…")) for _, p in places]
-    if len(guides) > 1:
-        titles = [f"{title}\n{guide}" for title, (guide, _) in zip(titles, places, strict=True)]
+    if len(objectives) > 1:
+        titles = [f"{title}\n{objective}" for title, (objective, _) in zip(titles, places, strict=True)]
     grid(rows, ["\n".join(textwrap.wrap(method, 20)) for method in methods], titles, path)
 
 

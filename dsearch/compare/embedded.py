@@ -28,7 +28,9 @@ class Embedded:
         if name is not None and name not in found.rewards:
             raise ExperimentError(f"embed: no reward is called {name!r}{near(name, found.rewards)}")
         if name is None:
-            self.name = next((n for n in found.rewards if n not in found.guides and _is_clip(found.rewards[n])), None)
+            self.name = next(
+                (n for n in found.rewards if n not in found.objectives and _is_clip(found.rewards[n])), None
+            )
         if self.name is None:
             self.why = "every CLIPScore of the experiment steers, if it has one; name a reward that embeds images"
             return
@@ -76,7 +78,7 @@ def _apart(embeddings: Sequence[Tensor]) -> float:
 def _diversity(by_prompt: Mapping[int, Mapping[int, Tensor]]) -> Interval:
     sets = [list(own.values()) for own in by_prompt.values()]
     sets = [own for own in sets if len(own) >= 3] or sets  # of two pictures none can be left out
-    whole = torch.tensor([_apart(own) for own in sets], dtype=torch.float64)
+    whole = torch.tensor([_apart(own) for own in sets], dtype=torch.float64, device="cpu")
     return around(whole, [jackknife(own, _apart) for own in sets if len(own) >= 3])
 
 
@@ -86,7 +88,7 @@ def _diversity_above(pairs: Sequence[tuple[Mapping[int, Tensor], Mapping[int, Te
     def difference(own: Mapping[int, Tensor], theirs: Mapping[int, Tensor], seeds: Sequence[int]) -> float:
         return _apart([own[s] for s in seeds]) - _apart([theirs[s] for s in seeds])
 
-    whole = torch.tensor([difference(*pair) for pair in pairs], dtype=torch.float64)
+    whole = torch.tensor([difference(*pair) for pair in pairs], dtype=torch.float64, device="cpu")
     return around(whole, [jackknife(seeds, partial(difference, own, theirs)) for own, theirs, seeds in pairs])
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from .._optional import optional
 from .metrics import Interval, interval
 
 T = TypeVar("T")
@@ -45,7 +46,8 @@ def over_seeds(cells: Tensor, pooled: bool = False) -> Interval | None:
     Returns:
         None where no prompt has 2 seeds.
     """
-    from scipy.stats import t
+    with optional():
+        from scipy.stats import t
 
     if pooled:
         cells = cells.nanmean(dim=1, keepdim=True)
@@ -81,7 +83,7 @@ def jackknife(items: Sequence[T], statistic: Callable[[Sequence[T]], float]) -> 
     """
     n, whole = len(items), statistic(items)
     without = [statistic([*items[:i], *items[i + 1 :]]) for i in range(n)]
-    return torch.tensor([n * whole - (n - 1) * part for part in without], dtype=torch.float64)
+    return torch.tensor([n * whole - (n - 1) * part for part in without], dtype=torch.float64, device="cpu")
 
 
 def around(whole: Tensor, pseudo: Sequence[Tensor]) -> Interval:
@@ -89,7 +91,9 @@ def around(whole: Tensor, pseudo: Sequence[Tensor]) -> Interval:
 
     The interval's ends are nan where no prompt has pseudo-values.
     """
-    cells = torch.nn.utils.rnn.pad_sequence(list(pseudo), padding_value=nan) if pseudo else torch.empty(0, 0)
+    cells = (
+        torch.nn.utils.rnn.pad_sequence(list(pseudo), padding_value=nan) if pseudo else torch.empty(0, 0, device="cpu")
+    )
     spread, mean = over_seeds(cells), float(whole.mean())
     half = nan if spread is None else spread.high - spread.mean
     return Interval(mean, mean - half, mean + half)

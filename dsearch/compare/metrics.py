@@ -1,7 +1,7 @@
 """Numbers about results: intervals over seeds, paired differences, diversity.
 
-Hold them against each other: a search that raises its guide while the panel and the diversity fall has found the
-guide's blind spot, not a better picture.
+Hold them against each other: a search that raises its objective while the panel and the diversity fall has found the
+objective's blind spot, not a better picture.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._optional import optional
+from ..core.contract import precise
 from ..core.plan import positive
 
 __all__ = ["Interval", "bootstrap", "diversity", "interval", "paired"]
@@ -39,7 +41,8 @@ def interval(samples: Tensor) -> Interval:
     Raises:
         ValueError: for fewer than 2 samples, which have no interval.
     """
-    from scipy.stats import t
+    with optional():
+        from scipy.stats import t
 
     samples = _checked(samples)
     n, mean = len(samples), float(samples.mean())
@@ -59,7 +62,7 @@ def paired(ours: Tensor, theirs: Tensor) -> Interval:
         raise ValueError(
             f"samples of shapes {tuple(ours.shape)} and {tuple(theirs.shape)} do not pair; share the seeds"
         )
-    return interval(ours.double() - theirs.double())
+    return interval(ours.cpu().double() - theirs.cpu().double())
 
 
 def bootstrap(
@@ -82,8 +85,12 @@ def bootstrap(
         return sets.flatten(1).mean(dim=1)
 
     of = mean if statistic is None else statistic
-    pick = torch.randint(len(samples), (draws, len(samples)), generator=torch.Generator().manual_seed(seed))
-    low, high = of(samples[pick]).double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    pick = torch.randint(
+        len(samples), (draws, len(samples)), device="cpu", generator=torch.Generator("cpu").manual_seed(seed)
+    )
+    low, high = (
+        of(samples[pick]).double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu")).tolist()
+    )
     return Interval(float(of(samples[None])[0]), low, high)
 
 
@@ -98,7 +105,7 @@ def diversity(embeddings: Tensor) -> Tensor:
     k = embeddings.shape[-2]
     if k < 2:
         raise ValueError(f"{k} image has no pairs; diversity takes 2 or more")
-    e = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+    e = torch.nn.functional.normalize(precise(embeddings), dim=-1)
     cosine = e @ e.transpose(-1, -2)
     return 1 - (cosine.sum(dim=(-2, -1)) - cosine.diagonal(dim1=-2, dim2=-1).sum(dim=-1)) / (k * (k - 1))
 

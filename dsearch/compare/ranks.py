@@ -9,6 +9,7 @@ from math import isfinite, isnan, nan
 import torch
 from torch import Tensor
 
+from .._optional import optional
 from ..experiments.folder import Trace
 from .intervals import around, jackknife
 from .metrics import Interval
@@ -66,7 +67,7 @@ def _mean(strata: Sequence[Sequence[Mapping[int, Points]]]) -> Interval:
 
     seeds = [sorted({seed for by_seed in prompts for seed in by_seed}) for prompts in strata]
     of = [partial(correlation, prompts) for prompts in strata]
-    whole = torch.tensor([one(own) for one, own in zip(of, seeds, strict=True)], dtype=torch.float64)
+    whole = torch.tensor([one(own) for one, own in zip(of, seeds, strict=True)], dtype=torch.float64, device="cpu")
     mean, low, high = around(whole, [jackknife(own, one) for one, own in zip(of, seeds, strict=True)])
     return Interval(mean, max(low, -1.0), min(high, 1.0))
 
@@ -95,7 +96,7 @@ def _points(trace: Trace, positions: Sequence[int]) -> Iterator[tuple[int, int, 
 
 def descent(trace: Trace) -> list[Tensor]:
     """For each step `[B, N]`, which of its candidates each of the N final candidates descends from."""
-    at = torch.arange(trace.values[-1].shape[1]).expand(trace.values[-1].shape)  # type: ignore[union-attr]
+    at = torch.arange(trace.values[-1].shape[1], device="cpu").expand(trace.values[-1].shape)  # type: ignore[union-attr]
     whence = [at]
     for i in reversed(range(len(trace.child) - 1)):
         at = trace.child[i].gather(1, at // trace.width[i + 1])
@@ -105,9 +106,12 @@ def descent(trace: Trace) -> list[Tensor]:
 
 def _spearman(by_seed: Mapping[int, Points], seeds: Sequence[int]) -> float:
     """The rank correlation of the points of some seeds; nan where values or rewards are all equal."""
-    from scipy.stats import rankdata
+    with optional():
+        from scipy.stats import rankdata
 
-    points = torch.tensor([point for seed in seeds for point in by_seed.get(seed, [])], dtype=torch.float64)
+    points = torch.tensor(
+        [point for seed in seeds for point in by_seed.get(seed, [])], dtype=torch.float64, device="cpu"
+    )
     x, y = (torch.from_numpy(rankdata(axis)) for axis in points.T.numpy())
     x, y = x - x.mean(), y - y.mean()
     scale = float((x.square().sum() * y.square().sum()).sqrt())

@@ -23,31 +23,31 @@ class Row:
     """One row of the table.
 
     Attributes:
-        model, guide, budget, method: which; the budget as pairs of unit and limit, empty for methods as given.
+        model, objective, budget, method: which; the budget as pairs of unit and limit, empty for methods as given.
         seeds: repetitions.
         kept: prompts of which an image was left, a mean over seeds: fewer than `asked` where a pool lost some.
         asked: prompts.
-        reward: of the guide.
-        observed: by name, of what watched.
+        reward: of the objective.
+        held_out: by name, of what watched.
         diversity: mean pairwise 1 - cosine of a prompt's images across seeds; None where it was not measured.
         kl: mean nats from the pretrained path, where it is known.
         ess: mean effective number of the images that a search returned, by their weights; None where all weigh alike.
         bill: counted units per asked prompt.
         planned: the same, as the plans said.
-        seconds: median over searches of seconds per prompt, what watches included; the first search of a model, which
-            warms up, is left out where there are others.
+        seconds: median over searches of seconds per prompt, held-out rewards included; the first search of a model,
+            which warms up, is left out where there are others.
         peak_bytes: most memory that a search of it has taken.
     """
 
     model: str
-    guide: str
+    objective: str
     budget: Limits
     method: str
     seeds: int
     kept: float
     asked: int
     reward: Estimate
-    observed: Mapping[str, Estimate]
+    held_out: Mapping[str, Estimate]
     diversity: Estimate | None
     kl: float | None
     ess: float | None
@@ -59,7 +59,7 @@ class Row:
     @property
     def key(self) -> Key:
         """Which row it is."""
-        return Key(self.model, self.guide, self.budget, self.method)
+        return Key(self.model, self.objective, self.budget, self.method)
 
     def spent(self, unit: str) -> float:
         """What a prompt took, in model_calls, decodes, reward_calls or seconds."""
@@ -74,14 +74,14 @@ def row_of(found: Found, key: Key, base: str, embedded: Embedded | None = None) 
     asked = sum(len(s.unit.positions) for s in cell.searches)
     warm = [s for s in cell.searches if not s.first] or cell.searches
     nats = [value for place in sorted(cell.kl) for value in cell.kl[place]]
-    observed = {name: said(name) for name in cell.scores if name is not None}
+    held_out = {name: said(name) for name in cell.scores if name is not None}
     return Row(
         **key._asdict(),
         seeds=len(cell.seeds),
         kept=len(found.prompts) * len(cell.scores[None]) / len(cell.covered),
         asked=len(found.prompts),
         reward=said(None),
-        observed={name: one for name, one in observed.items() if not isnan(one.own.mean)},
+        held_out={name: one for name, one in held_out.items() if not isnan(one.own.mean)},
         diversity=embedded.estimate(cell, against) if embedded else None,
         kl=fmean(nats) if nats else None,
         ess=_ess(cell),
@@ -110,7 +110,7 @@ def interval_of(cells: Tensor, pooled: bool, seeds: bool) -> Interval:
 
 def _ess(cell: Cell) -> float | None:
     """(sum w)^2 / sum w^2 of each search's images, the mean over the searches."""
-    groups = [torch.tensor(log_w, dtype=torch.float64) for log_w in cell.log_w]
+    groups = [torch.tensor(log_w, dtype=torch.float64, device="cpu") for log_w in cell.log_w]
     if all(bool((log_w == log_w[0]).all()) for log_w in groups):
         return None
     return fmean(float(1 / log_w.softmax(0).square().sum()) for log_w in groups)

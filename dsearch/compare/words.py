@@ -30,11 +30,11 @@ INTERVALS = (
 
 
 def written(rows: Sequence[Row], anchors: Mapping[str, Sequence[tuple[str, Anchor, str]]], notes: Sequence[str]) -> str:
-    """Two tables a model and guide, what methods brought and what they cost; then figures from elsewhere, and notes."""
+    """Two tables per model and objective, what methods brought and cost; then figures from elsewhere, and notes."""
     parts = []
-    for model, guide in dict.fromkeys((row.model, row.guide) for row in rows):
-        own = [row for row in rows if (row.model, row.guide) == (model, guide)]
-        parts += [f"## {safe(model)}, guided by {safe(guide)}", _gains(own), _costs(own)]
+    for model, objective in dict.fromkeys((row.model, row.objective) for row in rows):
+        own = [row for row in rows if (row.model, row.objective) == (model, objective)]
+        parts += [f"## {safe(model)}, searched for {safe(objective)}", _gains(own), _costs(own)]
     for model, found in anchors.items():
         parts += [f"## From elsewhere, on {safe(model)}", _elsewhere(found)]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
@@ -58,7 +58,7 @@ def notes_of(found: Found, rows: Sequence[Row], base: str, embedded: Embedded) -
         "is found clear.",
         "What counts is the best image of a prompt; for plain, where nothing chooses, the mean over its images.",
     ]
-    if any(_only_here(one) for row in rows for one in (row.reward, *row.observed.values())):
+    if any(_only_here(one) for row in rows for one in (row.reward, *row.held_out.values())):
         notes.append(
             "†: clear on these prompts, but with the prompts as the samples the interval reaches 0, so it may not hold "
             "for others."
@@ -76,9 +76,9 @@ def notes_of(found: Found, rows: Sequence[Row], base: str, embedded: Embedded) -
     return notes
 
 
-def observed(name: str, row: Row) -> Estimate | None:
+def held_out(name: str, row: Row) -> Estimate | None:
     """What a watching reward says of a row."""
-    return row.observed.get(name)
+    return row.held_out.get(name)
 
 
 def words(unit: str) -> str:
@@ -112,14 +112,14 @@ def _diversity(rows: Sequence[Row], embedded: Embedded) -> str:
 def _unequal(rows: Sequence[Row]) -> list[str]:
     """Bills of one budget that differ by more than 5% in its unit, and methods whose sizes were given."""
     said: dict[str, list[str]] = {}
-    for (model, guide, budget), group in groupby(rows, key=lambda row: (row.model, row.guide, row.budget)):
+    for (model, objective, budget), group in groupby(rows, key=lambda row: (row.model, row.objective, row.budget)):
         own = list(group)
         for unit in [name for name, _ in budget] or ["model_calls"]:
             most = max(row.spent(unit) for row in own)
             less = [f"{safe(r.method)} {count(r.spent(unit))}" for r in own if r.spent(unit) < (1 - APART) * most]
             if less:
                 text = f"{described(dict(budget))}: the most is {count(most)} {words(unit)} a prompt, {', '.join(less)}"
-                said.setdefault(text, []).append(f"{model}, guided by {guide}")
+                said.setdefault(text, []).append(f"{model}, searched for {objective}")
     notes = [f"Unequal bills, {text} ({safe('; '.join(places))})." for text, places in said.items()]
     if any(not row.budget for row in rows):
         notes.insert(0, "Methods as given are not sized to one bill: their rewards compare as far as their bills do.")
@@ -154,10 +154,10 @@ def _unpaired(found: Found, rows: Sequence[Row], base: str) -> list[str]:
 
 
 def _gains(rows: Sequence[Row]) -> str:
-    """What the methods of one guide brought."""
-    measures: list[tuple[str, Callable[[Row], Estimate | None]]] = [(rows[0].guide, lambda row: row.reward)]
-    for name in dict.fromkeys(name for row in rows for name in row.observed):
-        measures.append((name, partial(observed, name)))
+    """What the methods of one objective brought."""
+    measures: list[tuple[str, Callable[[Row], Estimate | None]]] = [(rows[0].objective, lambda row: row.reward)]
+    for name in dict.fromkeys(name for row in rows for name in row.held_out):
+        measures.append((name, partial(held_out, name)))
     if any(row.diversity for row in rows):
         measures.append(("diversity", lambda row: row.diversity))
     columns = _names(rows)
@@ -188,11 +188,11 @@ def _names(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _elsewhere(found: Sequence[tuple[str, Anchor, str]]) -> str:
-    lines = [["guide", "source", "measure", "figures", "setting", "what differs"]]
-    for guide, anchor, differs in found:
+    lines = [["objective", "source", "measure", "figures", "setting", "what differs"]]
+    for objective, anchor, differs in found:
         figures = " · ".join(f"{name} {value:g}" for name, value in anchor.values.items())
         measure, setting = f"{anchor.measure} ({anchor.statistic})", f"{anchor.model}; {anchor.setting}"
-        lines.append([safe(guide), anchor.source, measure, figures, setting, differs])
+        lines.append([safe(objective), anchor.source, measure, figures, setting, differs])
     return _markdown([list(column) for column in zip(*lines, strict=True)])
 
 
@@ -202,14 +202,19 @@ def _markdown(columns: Sequence[Sequence[str]]) -> str:
 
 
 def _numbered(row: Row) -> dict[str, Any]:
-    named = {"model": row.model, "guide": row.guide, "method": row.method, "budget": described(dict(row.budget))}
+    named = {
+        "model": row.model,
+        "objective": row.objective,
+        "method": row.method,
+        "budget": described(dict(row.budget)),
+    }
     line: dict[str, Any] = named | {f"limit_{unit}": limit for unit, limit in row.budget}
     line |= {"seeds": row.seeds, "prompts_asked": row.asked, "prompts_kept": row.kept}
     line |= _ends("reward", row.reward)
     line |= {**row.bill, "seconds": row.seconds, "peak_bytes": row.peak_bytes, "kl": row.kl, "ess": row.ess}
     line |= _ends("diversity", row.diversity) if row.diversity else {}
-    for name, said in row.observed.items():
-        line |= _ends(f"observed.{name}", said)
+    for name, said in row.held_out.items():
+        line |= _ends(f"held_out.{name}", said)
     return line
 
 

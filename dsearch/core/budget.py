@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from .contract import Denoiser, Method, Reward
+from .contract import Denoiser, Reward
 from .plan import Bill, positive
 from .rng import KeyedRng
 
@@ -37,7 +37,7 @@ class Prices(NamedTuple):
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a search may cost a prompt (or the pool, where a method pools its prompts); None is no limit.
+    """The most that a search may cost per prompt (or the pool, where a method pools its prompts); None is no limit.
 
     Seconds are turned into a plan by prices that were measured beforehand, so that a seed still gives one result;
     what the run then takes is as good as the prices.
@@ -83,8 +83,8 @@ class Budget:
             return False
         return self.seconds is None or self.prices is None or self.prices.seconds(bill) <= self.seconds
 
-    def largest(self, sized: Callable[[int], Method], num_steps: int) -> Method:
-        """The method of the largest size that the budget allows.
+    def largest(self, bill: Callable[[int], Bill], name: str) -> int:
+        """The largest size, from 1, whose bill the budget allows; `name` is what errors call it.
 
         Bills rise with the size, though rounding may dent them: from the size that doubling and halving finds, the
         next ones are looked at too.
@@ -94,22 +94,19 @@ class Budget:
         """
 
         def fits(size: int) -> bool:
-            return self.allows(sized(size).bill(num_steps))
+            return self.allows(bill(size))
 
         if not fits(1):
-            smallest = sized(1)
-            raise ValueError(
-                f"the smallest {smallest.name} costs {smallest.bill(num_steps)}, above the budget {self}; raise it"
-            )
+            raise ValueError(f"the smallest {name} costs {bill(1)}, above the budget {self}; raise it")
         size, step = 1, 1
         while fits(size + step):
             size, step = size + step, 2 * step
             if step > 2**24:
-                raise ValueError(f"size {size} of {sized(1).name} is within {self}; its bill does not rise")
+                raise ValueError(f"size {size} of {name} is within {self}; its bill does not rise")
         while step > 1:
             step //= 2
             size += step if fits(size + step) else 0
-        return sized(max(s for s in range(size, 2 * size + 9) if fits(s)))
+        return max(s for s in range(size, 2 * size + 9) if fits(s))
 
 
 @torch.no_grad()
@@ -129,15 +126,14 @@ def measure(
     """
     positive("rows", rows), positive("repeats", repeats)
     texts = [prompts[i % len(prompts)] for i in range(rows)]
-    cond, prompt = denoiser.encode(texts), torch.arange(rows)
-    x = denoiser.start((1, rows), KeyedRng(0, (0,)))[0]
-    prompt = prompt.to(x.device)
+    cond, x = denoiser.encode(texts), denoiser.start((1, rows), KeyedRng(0, (0,)))[0]
+    prompt = torch.arange(rows, device=x.device)
     x0 = denoiser.predict(x, 0, cond, prompt).x0
     images = denoiser.decode(x0)
     return Prices(
         _timed(lambda: denoiser.predict(x, 0, cond, prompt).x0, repeats) / rows,
         _timed(lambda: denoiser.decode(x0), repeats) / rows,
-        _timed(lambda: torch.as_tensor(reward(images, texts)), repeats) / rows,
+        _timed(lambda: torch.as_tensor(reward(images, texts), device=images.device), repeats) / rows,
     )
 
 

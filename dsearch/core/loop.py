@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .contract import Beams, Denoiser, Method, Reward, Rng, Share, take
-from .engine import Chunks, Engine, SearchError
-from .panel import Look, Panel, Watch
+from .chunks import Chunks
+from .contract import Beams, Denoiser, Rng, Step, take
+from .engine import Engine, Share
+from .errors import Interrupted, SearchError
+from .expand import expand
+from .meter import Meter
+from .method import Method
 from .plan import Bill, Plan
-from .result import Lineage, Result
+from .result import Cost, Lineage, Result
 from .rng import KeyedRng
-from .steps import Step, advance, children, done, drawn, first, in_turn, narrow
-from .thumbnails import Pictured, Shelf
+from .steps import first, narrow
+from .watch import HeldOut, Watcher, Watching
 
-__all__ = ["search"]
+__all__ = ["Watch", "search"]
 
-
-Callback = Callable[[Step, Beams], object]
+Watch = Watcher | HeldOut | Callable[[Step, Beams], object]
+"""What may watch a search: a target, held-out rewards, thumbnails, a `Watcher` or a function `(step, beams)`."""
 
 
 @torch.no_grad()
@@ -35,288 +38,162 @@ def search(
     seed: int = 0,
     ids: Sequence[Hashable] | None = None,
     rng: Rng | None = None,
-    chunk: int | None = 32,
-    decode_chunk: int | None = 16,
-    reward_chunk: int | None = 64,
-    pad: bool = False,
-    target: float | None = None,
-    keep_on_interrupt: bool = False,
-    observe: Panel | Mapping[str, Reward] | None = None,
-    thumbnails: int = 0,
+    chunks: Chunks = Chunks(),  # noqa: B008  # frozen
+    watch: Sequence[Watch] = (),
     progress: bool | Callable[..., Any] = False,
-    callback: Callback | None = None,
     share: Share | None = None,
 ) -> Result:
     """Sample every prompt with the method and return the survivors, best first.
 
     Args:
         denoiser: the model, for instance `dsearch.adapters.StableDiffusion(pipe)`.
-        method: for instance `dsearch.methods.dsearch(reward, beams=5, budget=25)`.
+        method: for instance `dsearch.methods.dsearch(reward, beams=5, rows_per_step=25)`.
         prompts: one group each. Beams of different prompts never compete, unless the method pools them.
         seed: with the same ids, the same seed gives the same result.
-        ids: one a prompt, its position by default: what names a prompt's noise. Give ids of your own, and a prompt
+        ids: one per prompt, its position by default: what names a prompt's noise. Give ids of your own, and a prompt
             meets the same noise in any batch.
         rng: a noise source instead of (seed, ids); recorded noise, say.
-        chunk: rows at once through the network; None for all. Chunk sizes do not change the noise.
-        decode_chunk: rows at once through the decoder.
-        reward_chunk: images at once into the reward. Any of the three is halved where memory runs out, and what fitted
-            is in `Result.chunks`.
-        pad: fill chunks up with repeated rows, so that networks compiled by `torch.compile` see a single shape.
-        target: a prompt whose best value has reached it draws one child a beam until it falls below; a noise search
-            ends its rounds. What that saves is not spent.
-        keep_on_interrupt: on a KeyboardInterrupt, return the best so far: of the rounds that are complete, or else the
-            posterior means of the beams in progress, for a decode and a reward each and no further network row.
-        observe: rewards by name that score the final images and never steer, or a `Panel` of them that also looks on
-            the way. What they cost is counted apart.
-        thumbnails: pixels of the small pictures to keep of all candidates at scored steps; each is decoded once more
-            for it, which is counted as what watches is. 0 keeps none.
+        chunks: rows at once through the networks and the reward. They do not change the noise.
+        watch: what watches: `Target(0.8)` ends the search of prompts that are good enough, `HeldOut({"clip": reward})`
+            scores without steering, `Thumbnails(32)` keeps small pictures of all candidates, a function is called with
+            each `Step` and the surviving `Beams`. A noise search tells them of each of its rounds.
         progress: True for a bar over the planned network rows, or a tqdm-like class to make one.
-        callback: called after each step with its `Step` and the surviving `Beams`; what it returns is ignored. A noise
-            search reports the steps of each round, and the clean one once, for all rounds together.
         share: this process's part of the candidates, where several run one search together; `dsearch.distributed`
             makes it.
 
     Raises:
         ValueError: for prompts, ids or a plan that cannot be, before anything is spent.
-        RewardError: where the reward raises, or returns nan or not one number an image.
+        RewardError: where the reward raises, or returns nan or not one number per image.
         ModelError: where the network or the decoder returns nan or infinity, or one row does not fit into memory.
+        Interrupted: on a KeyboardInterrupt after the first step, with the survivors so far.
     """
     prompts = _checked(prompts)
-    num_steps = denoiser.num_steps
-    plan = method.plan(num_steps)
-    planned = plan.bill(method.value.cost)
-    if plan.num_steps != num_steps:
-        raise ValueError(f"the plan of {method.name} has {plan.num_steps} steps, but the model takes {num_steps}")
-    groups = 1 if method.pool else len(prompts)
-    if method.pool and plan.start < len(prompts):
-        raise ValueError(f"{plan.start} pooled beams cannot carry {len(prompts)} prompts; start more or pass fewer")
-    if rng is None:
-        rng = KeyedRng(seed, _checked_ids(ids, groups))
-    elif ids is not None:
-        raise ValueError("ids name the noise of the default source; give ids or rng, not both")
-    if share is not None and method.enough is not None:
+    plan, groups = _planned(method, denoiser.num_steps, len(prompts))
+    planned = plan.bill(method.cost)
+    rng, watching = _source(rng, seed, ids, groups), Watching(watch)
+    if share is not None and (method.expand is not None or watching.sees_candidates):
+        who = (
+            f"{method.name} draws one child after another" if method.expand else "what watches candidates sees its own"
+        )
         raise ValueError(
-            f"{method.name} draws one child after another, which {share.size} processes cannot share; "
-            f"give it at least {share.size} prompts, so that each process has its own"
+            f"{who}, which {share.size} processes cannot share; give at least {share.size} prompts, so that each "
+            "process has its own, or one process"
         )
-    shelf = Shelf(thumbnails) if thumbnails else None
-    if shelf is not None:
-        if share is not None:
-            raise ValueError(
-                "thumbnails of one search on several processes are not gathered; take none, or one process"
-            )
-        if method.rounds is None:
-            method = method._replace(value=Pictured(method.value, shelf))
-    chunks = Chunks(chunk, decode_chunk, reward_chunk, pad)
-    if target is not None and math.isnan(target):
-        raise ValueError("target is nan; give a reward to reach")
-    rounds = 1 if method.rounds is None else method.rounds.count
-    if isinstance(observe, Mapping):
-        observe = Panel(observe)
-    watch = None if observe is None else Watch(observe)
-
-    with _bar(progress, groups * planned.model_calls) as advance, _released(denoiser):
+    with _bar(progress, groups * planned.model_calls) as told, _released(denoiser):
+        meter = Meter(Bill().plus(planned, groups), told)
         engine = Engine(
-            denoiser,
-            method.reward,
-            prompts,
-            rng=rng,
-            pool=method.pool,
-            ragged=target is not None or method.enough is not None or bool(watch and watch.panel.patience),
-            chunks=chunks,
-            allowance=Bill().plus(planned, groups),
-            advance=advance,
-            share=share,
+            denoiser, method.reward, prompts, rng=rng, pool=method.pool, chunks=chunks, meter=meter, share=share
         )
-        run = _Run(
-            engine, method, plan.split(rounds), plan.keep[-1], groups, target, keep_on_interrupt, callback, watch
-        )
-        parts, complete = _rounds(run, rng)
-        found = _merged(parts)
-        beams = found.beams
-        if found.clean:
-            if shelf is not None:
-                everyone = torch.arange(found.images.shape[1]).expand(found.images.shape[:2])
-                shelf.put(num_steps, everyone, shelf.small(found.images.flatten(0, 1)).unflatten(0, everyone.shape))
-            if plan.score[-1]:
-                beams = narrow(beams, found.rewards, method, plan, num_steps - 1, rng)
-            found.lineage.append(beams.child)
-            if callback is not None:
-                callback(found.trace[-1], beams)
-        rewards = take(found.rewards, beams.child)
-        order = rewards.argsort(dim=-1, descending=True, stable=True)
-        beams, rewards = beams.take(order), take(rewards, order)
-        images = take(found.images, beams.child)
-        texts = [[prompts[p] for p in group] for group in beams.prompt.tolist()]
-        if watch is not None:
-            said = {name: engine.observe_images(name, r, images, texts) for name, r in watch.panel.rewards.items()}
-            watch.looks.append(Look(num_steps, rewards, said))
+        run = (descend if method.rounds is None else _rounds)(engine, method, plan, groups, watching)
+        order = run.beams.value.argsort(dim=-1, descending=True, stable=True)
+        beams, images = run.beams.take(order), take(run.images, order)
+        texts = [[prompts[p] for p in group] for group in beams.prompt_index.tolist()]
+        watching.end(images, beams.value, texts, engine)
         engine.settle()
-        spent = engine.spent if share is None else share.total(engine.spent)
-
-    unknown = method.rounds is not None and not method.rounds.independent
+        spent = meter.spent if share is None else share.total(meter.spent)
     return Result(
         images=images,
-        rewards=rewards,
+        rewards=beams.value,
         latents=beams.x,
         prompts=texts,
         log_w=beams.log_w,
-        trace=found.trace,
-        lineage=Lineage(tuple(found.lineage), tuple(step.width for step in found.trace), order),
-        kl=None if unknown or beams.kl.isnan().any() else beams.kl,
-        bill=Bill(*(-(-unit // groups) for unit in spent)),
-        spent=spent,
-        planned=planned,
+        kl=None if beams.kl.isnan().any() else beams.kl,
+        trace=run.trace,
+        lineage=Lineage(tuple(run.lineage), tuple(step.width for step in run.trace), order),
         plan=plan,
-        complete=complete,
-        looks=[] if watch is None else watch.looks,
-        watched=engine.watched,
-        chunks=engine.sizes(),
-        thumbnails=[] if shelf is None else [shelf.of(s.step + 1, s.alive * s.width) for s in found.trace],
+        cost=Cost(planned, spent, meter.watched, groups),
+        chunks=engine.chunks,
+        looks=watching.looks,
+        thumbnails=watching.thumbnails(run.trace),
     )
 
 
-class _Run(NamedTuple):
-    """What all rounds of a search share."""
+@dataclass(frozen=True)
+class Descent:
+    """What a run from x_T to the clean end came to.
 
-    engine: Engine
-    method: Method
-    plan: Plan  # of one round
-    keep: int  # of all rounds together
-    groups: int
-    target: float | None
-    keep_on_interrupt: bool
-    callback: Callback | None
-    watch: Watch | None
-
-
-class _Found(NamedTuple):
-    """What a run from x_T to the clean end found: its candidates there, all of them, and how it came to them."""
+    Attributes:
+        beams: the clean survivors, whose values are final rewards.
+        images: `[B, K, ...]` theirs.
+        trace: one `Step` per denoising step.
+        lineage: for each step `[B, K_i]`, which of its candidates survived.
+        stop: `[B]` the groups that search no further; None for none.
+    """
 
     beams: Beams
     images: Tensor
-    rewards: Tensor
     trace: list[Step]
-    lineage: list[Tensor]  # of all steps but the last, whose choice is still to come
-    clean: bool = True  # or else cut short, with nothing left to choose
+    lineage: list[Tensor]
+    stop: Tensor | None
 
 
-def _rounds(run: _Run, rng: Rng) -> tuple[list[_Found], bool]:
-    """Runs of the plan one after another, each with noise of its own, and whether none was interrupted."""
-    if run.method.rounds is None:
-        found = _descend(run, rng)
-        return [found], found.clean
-    source, rounds = run.method.rounds.source(rng), list[_Found]()
-    asleep = torch.zeros(run.groups, dtype=torch.bool)
-    for _ in range(run.method.rounds.count):
-        run.engine.rng = source.next(rounds[-1].rewards if rounds else None)
-        if run.watch is not None:
-            run.watch.restart()
-        try:
-            # A round that is cut short is worth less than those before it, so only the first tries to save it.
-            keep = run.keep_on_interrupt and not rounds
-            rounds.append(_descend(run._replace(keep_on_interrupt=keep), run.engine.rng, asleep))
-        except KeyboardInterrupt:
-            if not (run.keep_on_interrupt and rounds):
-                raise
-            return rounds, False
-        if not rounds[-1].clean:
-            return rounds, False
-        if run.target is not None:
-            asleep = asleep | (rounds[-1].rewards >= run.target).any(dim=1).cpu()
-            if asleep.all():
-                break
-    return rounds, True
-
-
-def _descend(run: _Run, rng: Rng, asleep: Tensor | None = None) -> _Found:
-    """One run of the plan, from x_T to its clean candidates."""
-    engine, method, plan = run.engine, run.method, run.plan
-    beams = first(engine, method, (run.groups, plan.start), rng, asleep)
-    left = torch.zeros_like(beams.prompt)
-    trace, lineage, saved = list[Step](), list[Tensor](), None
-
-    def idle(beams: Beams) -> Tensor | None:
-        return done(beams, run.target, None if run.watch is None else run.watch.stopped)
-
+def descend(
+    engine: Engine, method: Method, plan: Plan, groups: int, watching: Watching, asleep: Tensor | None = None
+) -> Descent:
+    """The loop: one run of the plan, from x_T to its clean survivors; groups that are `asleep [B]` are not drawn."""
+    step_of = method.expand or expand
+    beams, stop, images = first(engine, method, (groups, plan.start), asleep), None, None
+    trace, lineage = list[Step](), list[Tensor]()
     try:
-        for i in range(plan.num_steps - 1):
-            if method.enough and plan.score[i]:
-                beams, step, left = _in_turn(run, beams, i, left, rng)
-            else:
-                beams, values = advance(engine, method, beams, i, plan, rng, drawn(idle(beams), plan, i))
-                step = Step(i, plan.alive[i], plan.width[i], values)
+        for i in range(plan.num_steps):
+            beams, step, images = step_of(engine, method, plan, i, beams, watching, stop)
             trace.append(step)
             lineage.append(beams.child)
-            saved = i + 1, beams
-            if run.watch is not None:
-                run.watch.look(beams, i + 1, engine)
-            if run.callback is not None:
-                run.callback(step, beams)
-        i = plan.num_steps - 1
-        clean = children(engine, beams, i, plan.width[i], rng, drawn(idle(beams), plan, i))
-        images, rewards = engine.finish(clean.pred.x0, clean.prompt)
-        trace.append(Step(i, plan.alive[i], plan.width[i], rewards))
+            stop = watching.stopped(step, beams, engine)
     except SearchError as error:
-        if saved is not None:
-            error.reached, error.beams = saved
+        if trace:
+            error.beams, error.reached = beams, len(trace)
         raise
-    except KeyboardInterrupt:
-        if not run.keep_on_interrupt or saved is None:
-            raise
-        return _cut_short(run, *saved, trace, lineage)
-    return _Found(clean, images, rewards, trace, lineage)
+    except KeyboardInterrupt as error:
+        if trace:
+            raise Interrupted(beams, len(trace)) from error
+        raise
+    assert images is not None
+    return Descent(beams, images, trace, lineage, stop)
 
 
-def _in_turn(run: _Run, beams: Beams, i: int, left: Tensor, rng: Rng) -> tuple[Beams, Step, Tensor]:
-    """A step of a rollover budget: its own width is added to what is left of earlier ones."""
-    method, plan = run.method, run.plan
-    assert method.enough is not None
-    left = left + plan.width[i]
-    reach = 1 + sum(w - 1 for w, scored in zip(plan.width[: i + 1], plan.score, strict=False) if scored)
-    idle = done(beams, run.target, None if run.watch is None else run.watch.stopped)
-    allowed = left if idle is None else torch.where(idle[:, None], 1, left)
-    came = in_turn(run.engine, method, beams, i, allowed, reach, rng, method.enough)
-    return came.survivors, Step(i, plan.alive[i], reach, came.values), left - allowed + came.left
+def _rounds(engine: Engine, method: Method, plan: Plan, groups: int, watching: Watching) -> Descent:
+    """Runs of equal parts of the plan one after another, each with noise of its own; the best of all survive."""
+    assert method.rounds is not None
+    source, runs, asleep = method.rounds.source(engine.rng), list[Descent](), None
+    part = plan.split(method.rounds.count)
+    for _ in range(method.rounds.count):
+        with engine.drawing(source.next(runs[-1].beams.value if runs else None)):
+            runs.append(descend(engine, method, part, groups, watching, asleep))
+        stop = runs[-1].stop
+        asleep = stop if asleep is None or stop is None else asleep | stop
+        if asleep is not None and asleep.all():
+            break
+    run = _beside(runs)
+    index = torch.arange(run.beams.value.shape[1], device=run.beams.x.device).expand_as(run.beams.value)
+    best = narrow(engine, method, plan, plan.num_steps - 1, replace(run.beams, child=index), run.beams.value)
+    child, images = take(run.beams.child, best.child), take(run.images, best.child)
+    if asleep is not None or not method.rounds.independent:  # how many rounds there are then depends on the rewards
+        best = replace(best, kl=torch.full_like(best.kl, torch.nan))
+    return replace(run, beams=replace(best, child=child), images=images, lineage=[*run.lineage[:-1], child])
 
 
-def _cut_short(run: _Run, steps: int, beams: Beams, trace: list[Step], lineage: list[Tensor]) -> _Found:
-    """The posterior means of the best of the beams in progress: as many as the plan would have returned."""
-    keep = min(run.keep, beams.prompt.shape[1])
-    ranked = beams.value.nan_to_num(nan=-torch.inf).argsort(dim=-1, descending=True, stable=True)
-    beams = beams.take(ranked[:, :keep].sort(dim=-1).values)
-    x0 = beams.pred.x0
-    run.engine.allow(Bill(0, beams.prompt.numel(), beams.prompt.numel()))
-    images, rewards = run.engine.finish(x0, beams.prompt)
-    lineage = [*lineage[: steps - 1], beams.child]
-    own = torch.arange(keep, device=x0.device).expand_as(beams.child)  # rows of `images`, no candidates of a step
-    return _Found(replace(beams, x=x0, child=own), images, rewards, trace[:steps], lineage, clean=False)
+def _beside(runs: list[Descent]) -> Descent:
+    """The survivors of all runs as those of one run with that many more beams."""
+    rows = [step.alive * step.width for step in runs[0].trace]
 
+    def joined(parts: Sequence[Tensor], n: int = 0) -> Tensor:
+        """Candidates of all runs; where they are numbers, those of run r are moved by r n."""
+        return torch.cat([part + r * n if n else part for r, part in enumerate(parts)], dim=1)
 
-def _merged(rounds: list[_Found]) -> _Found:
-    """The candidates of all rounds as those of one run with that many more beams."""
-    one, k = rounds[0], len(rounds)
-    if k == 1:
-        return one
+    def step(parts: Sequence[Step]) -> Step:
+        values = [one.values for one in parts if one.values is not None]
+        return replace(parts[0], alive=len(runs) * parts[0].alive, values=joined(values) if values else None)
 
-    def joined(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(parts), dim=1)
-
-    def renumbered(parts: Sequence[Tensor], n: int) -> Tensor:
-        return joined([child + r * n for r, child in enumerate(parts)])
-
-    steps = list(zip(*(found.trace for found in rounds), strict=True))
-    rows = [s.alive * s.width for s in one.trace]
-    beams = one.beams.beside(*(found.beams for found in rounds[1:]))
-    return _Found(
-        replace(beams, child=renumbered([found.beams.child for found in rounds], rows[-1])),
-        joined([found.images for found in rounds]),
-        joined([found.rewards for found in rounds]),
-        [
-            Step(s[0].step, k * s[0].alive, s[0].width, None if s[0].values is None else joined([t.values for t in s]))
-            for s in steps
-        ],
-        [renumbered(parts, n) for parts, n in zip(zip(*(f.lineage for f in rounds), strict=True), rows, strict=False)],
+    lineage = [
+        joined(parts, n) for parts, n in zip(zip(*(run.lineage for run in runs), strict=True), rows, strict=True)
+    ]
+    return Descent(
+        replace(runs[0].beams.beside(*(run.beams for run in runs[1:])), child=lineage[-1]),
+        joined([run.images for run in runs]),
+        [step(parts) for parts in zip(*(run.trace for run in runs), strict=True)],
+        lineage,
+        None,
     )
 
 
@@ -324,17 +201,28 @@ def _checked(prompts: str | Sequence[str]) -> list[str]:
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
         raise ValueError("no prompts; pass at least one (the empty string is a prompt)")
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise ValueError(f"prompt {prompt!r} is not a string")
     return prompts
 
 
-def _checked_ids(ids: Sequence[Hashable] | None, groups: int) -> tuple[Hashable, ...]:
+def _planned(method: Method, num_steps: int, prompts: int) -> tuple[Plan, int]:
+    """The plan, and in how many groups it is run."""
+    plan = method.plan(num_steps)
+    if plan.num_steps != num_steps:
+        raise ValueError(f"the plan of {method.name} has {plan.num_steps} steps, but the model takes {num_steps}")
+    if method.pool and plan.start < prompts:
+        raise ValueError(f"{plan.start} pooled beams cannot carry {prompts} prompts; start more or pass fewer")
+    return plan, 1 if method.pool else prompts
+
+
+def _source(rng: Rng | None, seed: int, ids: Sequence[Hashable] | None, groups: int) -> Rng:
+    if rng is not None:
+        if ids is not None:
+            raise ValueError("ids name the noise of the default source; give ids or rng, not both")
+        return rng
     ids = tuple(range(groups)) if ids is None else tuple(ids)
     if len(ids) != groups:
-        raise ValueError(f"{len(ids)} ids for {groups} groups; give one a prompt, or one for a pool")
-    return ids
+        raise ValueError(f"{len(ids)} ids for {groups} groups; give one per prompt, or one for a pool")
+    return KeyedRng(seed, ids)
 
 
 @contextmanager

@@ -18,7 +18,6 @@ __all__ = [
     "drop_schedule",
     "dsearch_plan",
     "flip",
-    "largest",
     "pruning_plan",
     "search_probability",
     "share",
@@ -36,7 +35,7 @@ T = TypeVar("T")
 
 
 class Bill(NamedTuple):
-    """What a run costs a prompt (or the pool, where a method pools its prompts).
+    """What a run costs per prompt (or the pool, where a method pools its prompts).
 
     Attributes:
         model_calls: rows through the network; a guided row counts once.
@@ -50,14 +49,14 @@ class Bill(NamedTuple):
 
     def plus(self, other: Bill, times: int = 1) -> Bill:
         """This bill and `times` the other."""
-        return Bill(*(a + times * b for a, b in zip(self, other, strict=True)))
+        return Bill(*(int(a + times * b) for a, b in zip(self, other, strict=True)))
 
     def exceeds(self, other: Bill) -> bool:
         """True when any unit is above the other bill's."""
         return any(a > b for a, b in zip(self, other, strict=True))
 
 
-def _at_posterior_mean(step: int, num_steps: int) -> Bill:
+def _at_posterior_mean(level: int, num_steps: int) -> Bill:
     return Bill(0, 1, 1)
 
 
@@ -67,7 +66,7 @@ class Plan:
 
     Attributes:
         start: beams at x_T.
-        width: children a beam at step i.
+        width: children per beam at step i.
         keep: beams alive after step i.
         score: whether the value is asked at step i; where not, all children are kept.
 
@@ -88,14 +87,16 @@ class Plan:
         if not len(self.width) == len(self.keep) == len(self.score):
             raise ValueError(
                 f"width, keep and score name {len(self.width)}, {len(self.keep)} and {len(self.score)} steps; "
-                "give each one entry a step"
+                "give each one entry per step"
             )
-        positive("start", self.start)
+        # numpy's whole numbers become Python's, so that bills are plain too.
+        object.__setattr__(self, "start", positive("start", self.start))
+        for name in ("width", "keep"):
+            counts = tuple(positive(f"{name} at step {i}", count) for i, count in enumerate(getattr(self, name)))
+            object.__setattr__(self, name, counts)
         for i, (alive, width, keep, score) in enumerate(
             zip(self.alive, self.width, self.keep, self.score, strict=True)
         ):
-            positive(f"width at step {i}", width)
-            positive(f"keep at step {i}", keep)
             if not isinstance(score, bool):
                 raise ValueError(f"score at step {i} is {score!r}; it must be True or False")
             if keep > alive * width:
@@ -219,7 +220,7 @@ def search_probability(kind: Search, num_steps: int) -> tuple[float, ...]:
 
 
 def flip(kind: Search, num_steps: int, coins: Coins) -> tuple[bool, ...]:
-    """Which of the first `num_steps - 1` steps search: one coin a step, drawn for every kind, heads below p.
+    """Which of the first `num_steps - 1` steps search: one coin per step, drawn for every kind, heads below p.
 
     Args:
         kind: a search schedule.
@@ -246,29 +247,8 @@ def _uniforms(seed: int, n: int) -> list[float]:
     return [float(u) for u in np.random.Generator(np.random.Philox(key=seed)).random(n)]
 
 
-def largest(cost: Callable[[int], int], limit: int, at_least: int = 1) -> int:
-    """The largest whole number whose cost stays within the limit, the cost rising with it.
-
-    `largest(lambda w: svdd(reward, w).bill(50).model_calls, 200)` sizes a method to a bill.
-
-    Raises:
-        ValueError: where even `at_least` costs more than the limit, or the cost does not rise.
-    """
-    if cost(at_least) > limit:
-        raise ValueError(f"{at_least} costs {cost(at_least)}, above the limit of {limit}; raise the limit")
-    low, step = at_least, 1
-    while cost(low + step) <= limit:
-        low, step = low + step, 2 * step
-        if step > 2**40:
-            raise ValueError(f"the cost of {low} is within {limit}; it does not rise, so none is the largest")
-    while step > 1:
-        step //= 2
-        low += step if cost(low + step) <= limit else 0
-    return low
-
-
 def uniform_plan(num_steps: int, beams: int = 1, width: int = 1, search: Sequence[bool] | None = None) -> Plan:
-    """`beams` throughout and `width` children a beam at the searching steps; the last, clean step is plain.
+    """`beams` throughout and `width` children per beam at the searching steps; the last, clean step is plain.
 
     `search` says which of the first `num_steps - 1` steps search; by default all.
     """
@@ -283,46 +263,46 @@ def uniform_plan(num_steps: int, beams: int = 1, width: int = 1, search: Sequenc
     )
 
 
-def share(budget: int, beams: int) -> int:
-    """Children a beam that a budget of rows a step buys.
+def share(rows_per_step: int, beams: int) -> int:
+    """Children per beam that so many rows per step buy.
 
     Raises:
-        ValueError: where it buys none.
+        ValueError: where they buy none.
     """
-    if positive("budget", budget) < positive("beams", beams):
-        raise ValueError(f"budget={budget} rows a step is below beams={beams}; raise budget or lower beams")
-    return budget // beams
+    if positive("rows_per_step", rows_per_step) < positive("beams", beams):
+        raise ValueError(f"rows_per_step={rows_per_step} is below beams={beams}; raise rows_per_step or lower beams")
+    return rows_per_step // beams
 
 
 def dsearch_plan(
     num_steps: int,
     beams: int,
     keep: int,
-    budget: int,
+    rows_per_step: int,
     drop: Drop | Sequence[int],
     search: Search | Sequence[bool],
     coins: Coins,
     max_width: int | None = None,
 ) -> Plan:
-    """DSearch's own form: at searching steps `budget // alive` children a beam, then down to the drop schedule.
+    """DSearch's own form: where it searches, `rows_per_step // alive` children per beam, then the drop schedule.
 
-    Steps that do not search cost one plain row a beam and drop nothing. The clean step is scored at width 1 and
-    prunes to `keep`, for an unlucky last coin would leave beams over. No step exceeds `budget` rows. `drop` and
+    Steps that do not search cost one plain row per beam and drop nothing. The clean step is scored at width 1 and
+    prunes to `keep`, for an unlucky last coin would leave beams over. No step exceeds `rows_per_step`. `drop` and
     `search` may also give the beams after, and whether there is a search at, each step but the last; `max_width`
-    bounds the children a beam.
+    bounds the children per beam.
 
     Raises:
-        ValueError: where the budget is below the beams, or keep above them, or a schedule has another length.
+        ValueError: for fewer rows per step than beams, more to keep than beams, or a schedule of another length.
     """
     named = drop_schedule(drop if isinstance(drop, str) else "none", beams, keep, num_steps)
     target = named if isinstance(drop, str) else _each("drop", drop, num_steps)
-    share(budget, beams)
+    share(rows_per_step, beams)
     on = flip(search, num_steps, coins) if isinstance(search, str) else _each("search", search, num_steps)
     kept = list(accumulate(zip(on, target, strict=True), _drop, initial=beams))
-    most = budget if max_width is None else positive("max_width", max_width)
+    most = rows_per_step if max_width is None else positive("max_width", max_width)
     return Plan(
         start=beams,
-        width=(*(min(share(budget, alive), most) if s else 1 for s, alive in zip(on, kept, strict=False)), 1),
+        width=(*(min(share(rows_per_step, alive), most) if s else 1 for s, alive in zip(on, kept, strict=False)), 1),
         keep=(*kept[1:], keep),
         score=(*on, True),
     )

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .contract import Memory, Scores
+from .contract import Memory, Scores, precise, weight_dtype
 from .resample import ess
 
 __all__ = [
@@ -35,19 +35,22 @@ __all__ = [
 class NoPotential:
     """Weights stay as they are: search, not sampling."""
 
-    def initial(self, lead: tuple[int, int], device: torch.device) -> Memory:
+    def initial(self, batch_shape: tuple[int, int], device: torch.device) -> Memory:
         """Nothing to remember."""
         return None
 
     def __call__(self, scores: Scores) -> tuple[Tensor, Memory]:
-        """A zero increment `[B, N]`."""
-        return torch.zeros_like(scores.log_w), None
+        """A zero increment `[B, N]`; what is remembered stays."""
+        return torch.zeros_like(scores.log_w), scores.memory
 
 
 none = NoPotential()
 
 Target = Callable[[Scores, Tensor, Tensor], tuple[Tensor, Tensor]]
 """`(scores, total [B, N], state [B, N]) -> (the new total, the new state)`: the log-weight that a path should have."""
+
+LARGEST = 1e100
+"""Of a strength, and of a log-weight that is not -inf: far from where differences of float64 overflow."""
 
 
 class Steering:
@@ -57,42 +60,57 @@ class Steering:
         lam: strength, in 1 / units of the reward; above 0.
         target: what the log-weight of a path should be before the clean end.
         state: what the target remembers at first.
+
+    Raises:
+        ValueError: for a strength that cannot be; in a search on the CPU, for a log-weight that is neither -inf nor
+            finite within 1e100.
     """
 
     def __init__(self, lam: float, target: Target, state: float = 0.0) -> None:
-        if not (lam > 0 and math.isfinite(lam)):
-            raise ValueError(f"lam={lam} must be above 0 and finite")
+        if not 0 < lam <= LARGEST:
+            raise ValueError(f"lam={lam} must be above 0 and finite, at most {LARGEST:g}")
         self.lam, self._target, self._state = float(lam), target, state
 
-    def initial(self, lead: tuple[int, int], device: torch.device) -> Memory:
+    def initial(self, batch_shape: tuple[int, int], device: torch.device) -> Memory:
         """The total so far and the target's state, `[B, K]` each."""
-        total = torch.zeros(lead, dtype=torch.float64, device=device)
+        total = torch.zeros(batch_shape, dtype=weight_dtype(device), device=device)
         return total, torch.full_like(total, self._state)
 
     def __call__(self, scores: Scores) -> tuple[Tensor, Memory]:
         """The increment that leads from the total so far to the target."""
         before, state = scores.memory
-        steered = self.lam * scores.value.double()
+        steered = self.lam * precise(scores.value)
         total, state = (steered, state) if scores.final else self._target(scores, before, state)
-        # A path of weight zero stays so: -inf minus -inf would be nan.
+        self._refuse(scores, total)
         return _gained(before, total), (total, state)
+
+    def _refuse(self, scores: Scores, total: Tensor) -> None:
+        if total.device.type != "cpu":  # looking would stall an accelerator at every step
+            return
+        if (bad := (total.abs() > LARGEST) & (total != -torch.inf)).any():
+            value = scores.value[bad][0].item()
+            raise ValueError(
+                f"a value of {value:g} at level {scores.level} cannot be steered by: with lam={self.lam:g} it makes a "
+                f"log-weight of {total[bad][0].item():g}, and the most is {LARGEST:g}; bound the reward (-inf is a "
+                "weight of zero) or lower lam"
+            )
 
 
 def difference(lam: float) -> Steering:
     """log G_i = lam (r_i - r_{i-1}): rewards progress, so that the total is lam r_i."""
-    return Steering(lam, lambda scores, total, state: (lam * scores.value.double(), state))
+    return Steering(lam, lambda scores, total, state: (lam * precise(scores.value), state))
 
 
 def plain(lam: float) -> Steering:
     """log G_i = lam r_i: every look at the value counts anew, until the last one takes them all back."""
-    return Steering(lam, lambda scores, total, state: (total + lam * scores.value.double(), state))
+    return Steering(lam, lambda scores, total, state: (total + lam * precise(scores.value), state))
 
 
 def running_max(lam: float) -> Steering:
     """log G_i = lam max_{s <= i} r_s."""
 
     def target(scores: Scores, total: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
-        best = torch.maximum(best, scores.value.double())
+        best = torch.maximum(best, precise(scores.value))
         return total + lam * best, best
 
     return Steering(lam, target, -math.inf)
@@ -102,7 +120,7 @@ def running_sum(lam: float) -> Steering:
     """log G_i = lam sum_{s <= i} r_s."""
 
     def target(scores: Scores, total: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-        added = added + scores.value.double()
+        added = added + precise(scores.value)
         return total + lam * added, added
 
     return Steering(lam, target)
@@ -126,9 +144,9 @@ def tempered(lam: float, schedule: Literal["linear", "geometric"] = "geometric")
         raise ValueError(f"schedule={schedule!r} is not known; choose one of linear, geometric")
 
     def target(scores: Scores, total: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        progress = scores.step / scores.num_steps
+        progress = scores.level / scores.num_steps
         g = progress if schedule == "linear" else 2**progress - 1
-        return lam * g * scores.value.double(), state
+        return lam * g * precise(scores.value), state
 
     return Steering(lam, target)
 
@@ -139,16 +157,22 @@ def adaptive(lam: float, ess_target: float = 0.5) -> Steering:
         raise ValueError(f"ess_target={ess_target} is outside (0, 1)")
 
     def target(scores: Scores, total: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        steered = lam * scores.value.double()
+        steered = lam * precise(scores.value)
         low, high = g[:, :1], torch.ones_like(g[:, :1])
         at = high  # bisection, after a look at the whole way
         for _ in range(40):
-            enough = ess(scores.log_w + _gained(total, at * steered))[:, None] >= ess_target * total.shape[1]
+            aim = _raised(at, steered)
+            enough = ess(scores.log_w + _gained(total, aim))[:, None] >= ess_target * total.shape[1]
             low, high = torch.where(enough, at, low), torch.where(enough, high, at)
             at = (low + high) / 2
-        return low * steered, low.expand_as(g)
+        return _raised(low, steered), low.expand_as(g)
 
     return Steering(lam, target)
+
+
+def _raised(g: Tensor, steered: Tensor) -> Tensor:
+    """g times a log-weight, and -inf also where g is 0, as for any g above it."""
+    return torch.where(steered == -torch.inf, steered, g * steered)
 
 
 def _gained(before: Tensor, after: Tensor) -> Tensor:

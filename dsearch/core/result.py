@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .contract import take
-from .panel import Look
+from .chunks import Chunks
+from .contract import Step, take
 from .plan import Bill, Plan
 from .resample import ess
-from .steps import Step
+from .watch import Look
 
-__all__ = ["Lineage", "Result"]
+__all__ = ["Cost", "Lineage", "Result"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Lineage:
 
     Attributes:
         child: for each step `[B, K_i]`, which of its N candidates each survivor was, in beam order.
-        width: children a beam, for each step.
+        width: children per beam, for each step.
         order: `[B, K]`, which of the last beams each row of the result is (the result is sorted best first).
     """
 
@@ -58,6 +58,28 @@ class Lineage:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a search cost.
+
+    Attributes:
+        planned: what `method.bill` promised for a group; what is counted is equal, or less where a search stops early.
+        spent: what was spent on all groups together, counted.
+        watched: what watchers cost, all groups together; it is in none of the bills.
+        groups: how many there were: prompts, or 1 for a pool.
+    """
+
+    planned: Bill
+    spent: Bill
+    watched: Bill
+    groups: int
+
+    @property
+    def bill(self) -> Bill:
+        """What was spent on a group; where groups stop early at times of their own, their mean, rounded up."""
+        return Bill(*(-(-unit // self.groups) for unit in self.spent))
+
+
+@dataclass(frozen=True)
 class Result:
     """What a search found; the K survivors of each of the B groups, best first.
 
@@ -67,20 +89,16 @@ class Result:
         latents: `[B, K, ...]` the clean samples they were decoded from.
         prompts: `prompts[b][k]` is the prompt of `images[b, k]`.
         log_w: `[B, K]` log importance weights, zeros without a potential.
-        trace: one `Step` a denoising step.
-        lineage: who descends from whom.
         kl: `[B, K]` KL in nats of the searched path to the pretrained one, as far as the choices made say
             (`dsearch.core.selection`): 0 for plain sampling; None where it is not known.
-        bill: what was spent on a group, counted; where groups stop early at times of their own, their mean, rounded up.
-        spent: what was spent on all groups together.
-        planned: what `method.bill` promised; the counted one is equal, or less where a search stops early.
+        trace: one `Step` per denoising step.
+        lineage: who descends from whom.
         plan: the plan that was run.
-        complete: False where an interrupt cut it short.
-        looks: what the panel of `observe=` said, the last one of `images`; empty without one.
-        watched: what the panel cost, all groups together; it is in none of the other bills.
-        chunks: the chunk sizes in use at the end, to start the next search with: `search(..., **result.chunks)`.
-        thumbnails: one a step, `[B, N, 3, h, w]` uint8 of all candidates as they were when chosen among; None where
-            nothing was scored. Empty without `thumbnails=`.
+        cost: what it cost.
+        chunks: the chunk sizes in use at the end, to start the next search with: `search(..., chunks=result.chunks)`.
+        looks: what held-out rewards said, the last look being at `images`; empty without `HeldOut`.
+        thumbnails: one per step, `[B, N, 3, h, w]` uint8 of all candidates as they were when chosen among; None where
+            nothing was scored. Empty without `Thumbnails`.
     """
 
     images: Tensor
@@ -88,22 +106,18 @@ class Result:
     latents: Tensor
     prompts: list[list[str]]
     log_w: Tensor
+    kl: Tensor | None
     trace: list[Step]
     lineage: Lineage
-    kl: Tensor | None
-    bill: Bill
-    spent: Bill
-    planned: Bill
     plan: Plan
-    complete: bool
-    looks: list[Look]
-    watched: Bill
-    chunks: dict[str, int | None]
+    cost: Cost
+    chunks: Chunks
+    looks: list[Look] = field(default_factory=list)
     thumbnails: list[Tensor | None] = field(default_factory=list)
 
     @property
-    def observed(self) -> dict[str, Tensor]:
-        """By name, `[B, K]` what the panel says of `images`; empty without one."""
+    def held_out(self) -> dict[str, Tensor]:
+        """By name, `[B, K]` what the held-out rewards say of `images`; empty without any."""
         return self.looks[-1].scores if self.looks else {}
 
     @property

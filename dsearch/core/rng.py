@@ -1,7 +1,7 @@
 """The noise source: keyed, never global.
 
-A draw depends on (seed, id of the group, name, use, step) alone, so a prompt meets the same noise alone or among
-many, in any chunking, on one process or eight. The key is hashed to the 128 bits of numpy's Philox: torch's CPU
+A draw depends on (seed, id of the group, name, use, step or level) alone, so a prompt meets the same noise alone or
+among many, in any chunking, on one process or eight. The key is hashed to the 128 bits of numpy's Philox: torch's CPU
 generator keeps only 32 bits of its seed, and its streams are not stable under a change of length.
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .contract import Rng
+from .contract import precise, weight_dtype
 
-__all__ = ["KeyedRng", "Parts", "Sliced", "invert_cdf", "move"]
+__all__ = ["KeyedParts", "KeyedRng", "invert_cdf", "move", "shares"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class KeyedRng:
 
     Attributes:
         seed: any whole number.
-        ids: an int or str a group; groups of equal id draw equal noise.
+        ids: an int or str per group; groups of equal id draw equal noise, whatever the type (`numpy.str_`, an Enum).
         name: set apart by `under`.
 
     Raises:
@@ -45,127 +45,94 @@ class KeyedRng:
             if not isinstance(key, int | str | np.integer):
                 raise TypeError(f"id {key!r} is a {type(key).__name__}; name a group by an int or a str")
 
-    def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+    def normal(self, use: str, at: int, shape: Sequence[int]) -> Tensor:
         """Standard normals, float32, on the CPU; `shape[0]` is the number of groups."""
-        return self._draw(use, step, shape, torch.float32, _normal)
+        return self._draw(use, at, shape, torch.float32, _normal)
 
-    def uniform(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+    def uniform(self, use: str, at: int, shape: Sequence[int]) -> Tensor:
         """Uniforms in [0, 1), float64, on the CPU; `shape[0]` is the number of groups."""
-        return self._draw(use, step, shape, torch.float64, _uniform)
+        return self._draw(use, at, shape, torch.float64, _uniform)
 
-    def categorical(self, use: str, step: int, log_p: Tensor, n: int) -> Tensor:
+    def categorical(self, use: str, at: int, log_p: Tensor, n: int) -> Tensor:
         """`log_p [B, N]`, not necessarily normalised -> `[B, n]` indices drawn with replacement."""
-        u = self.uniform(use, step, (log_p.shape[0], n))
+        u = self.uniform(use, at, (log_p.shape[0], n))
         return invert_cdf(log_p, move(u, log_p.device))
 
     def under(self, name: str) -> KeyedRng:
         """A source of its own for a part of a method."""
         return KeyedRng(self.seed, self.ids, f"{self.name}/{name}")
 
-    def parts(self) -> Parts:
-        """The same noise, for a few candidates after another."""
-        return Parts(self)
+    def parts(self, total: int) -> KeyedParts:
+        """The same noise, for a few candidates after another, however many there are."""
+        return KeyedParts(self)
 
-    def _draw(self, use: str, step: int, shape: Sequence[int], dtype: torch.dtype, fill: Fill) -> Tensor:
-        return _filled([self.generator(use, step, key) for key in self.ids], shape, dtype, fill)
+    def _draw(self, use: str, at: int, shape: Sequence[int], dtype: torch.dtype, fill: Fill) -> Tensor:
+        return _filled([self.generator(use, at, key) for key in self.ids], shape, dtype, fill)
 
-    def generator(self, use: str, step: int, key: Hashable) -> np.random.Generator:
+    def generator(self, use: str, at: int, key: Hashable) -> np.random.Generator:
         """The stream of one group, from its beginning."""
-        # numpy's integers print their type, so they are made plain: seeds from np.arange are those from range.
-        key = int(key) if isinstance(key, np.integer) else key
-        text = repr((operator.index(self.seed), self.name, use, step, key)).encode()
+        # Subclasses print their type, so ids are made plain: those that compare equal name the same noise.
+        key = str.__str__(key) if isinstance(key, str) else operator.index(key)  # type: ignore[arg-type]
+        text = repr((operator.index(self.seed), self.name, use, at, key)).encode()
         bits = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
         return np.random.Generator(np.random.Philox(key=bits))
 
 
-class Parts:
+class KeyedParts:
     """The noise of a `KeyedRng` for some of a step's candidates: what they would meet if all were drawn at once.
 
-    `at(start, count)` says for which candidates of each group the next draws are; in ascending order nothing is drawn
+    `seek(start, count)` says for which candidates of each group the next draws are; in ascending order nothing is drawn
     twice. What is drawn must hold the same number for each candidate, in their order.
     """
 
-    def __init__(self, rng: KeyedRng, share: Parts | None = None) -> None:
+    def __init__(self, rng: KeyedRng, share: KeyedParts | None = None) -> None:
         self._rng = rng
         self._here: list[int] = [0, 0] if share is None else share._here
         self._open: dict[Any, tuple[list[np.random.Generator], list[int]]] = {} if share is None else share._open
 
-    def at(self, start: int, count: int) -> None:
+    def parts(self, total: int) -> KeyedParts:
+        """A place of its own in the same noise."""
+        return KeyedParts(self._rng)
+
+    def seek(self, start: int, count: int) -> None:
         """The next draws are for candidates `start` to `start + count - 1`."""
         self._here[:] = start, count
 
-    def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+    def normal(self, use: str, at: int, shape: Sequence[int]) -> Tensor:
         """Standard normals, float32, on the CPU; `shape[0]` is the number of groups."""
-        return self._draw("normal", use, step, shape, torch.float32, _normal)
+        return self._draw("normal", use, at, shape, torch.float32, _normal)
 
-    def uniform(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+    def uniform(self, use: str, at: int, shape: Sequence[int]) -> Tensor:
         """Uniforms in [0, 1), float64, on the CPU; `shape[0]` is the number of groups."""
-        return self._draw("uniform", use, step, shape, torch.float64, _uniform)
+        return self._draw("uniform", use, at, shape, torch.float64, _uniform)
 
-    def categorical(self, use: str, step: int, log_p: Tensor, n: int) -> Tensor:
+    def categorical(self, use: str, at: int, log_p: Tensor, n: int) -> Tensor:
         """`log_p [B, N]`, not necessarily normalised -> `[B, n]` indices drawn with replacement."""
-        return invert_cdf(log_p, move(self.uniform(use, step, (log_p.shape[0], n)), log_p.device))
+        return invert_cdf(log_p, move(self.uniform(use, at, (log_p.shape[0], n)), log_p.device))
 
-    def under(self, name: str) -> Parts:
+    def under(self, name: str) -> KeyedParts:
         """A source of its own for a part of a method."""
-        return Parts(self._rng.under(name), self)
+        return KeyedParts(self._rng.under(name), self)
 
-    def _draw(self, law: str, use: str, step: int, shape: Sequence[int], dtype: torch.dtype, fill: Fill) -> Tensor:
+    def _draw(self, law: str, use: str, at: int, shape: Sequence[int], dtype: torch.dtype, fill: Fill) -> Tensor:
         start, count = self._here
         each, rest = divmod(math.prod(shape[1:]), count)
         if rest:
-            raise _uneven(use, step, shape, count)
-        key = law, self._rng.name, use, step
+            raise _uneven(use, at, shape, count)
+        key = law, self._rng.name, use, at
         if key not in self._open or self._open[key][1][0] > start * each:
-            self._open[key] = [self._rng.generator(use, step, group) for group in self._rng.ids], [0]
-        generators, at = self._open[key]
-        for passed in _pieces(start * each - at[0]):
+            self._open[key] = [self._rng.generator(use, at, group) for group in self._rng.ids], [0]
+        generators, place = self._open[key]
+        for passed in _pieces(start * each - place[0]):
             _filled(generators, (len(generators), passed), dtype, fill)
-        at[0] = (start + count) * each
+        place[0] = (start + count) * each
         return _filled(generators, shape, dtype, fill)
 
 
-class Sliced:
-    """The same as `Parts` for any other source: draws for all `total` candidates of a group, and drops the others'."""
-
-    def __init__(self, rng: Rng, total: int, here: list[int] | None = None) -> None:
-        self._rng, self._total, self._here = rng, total, [0, 0] if here is None else here
-
-    def at(self, start: int, count: int) -> None:
-        """The next draws are for candidates `start` to `start + count - 1`."""
-        self._here[:] = start, count
-
-    def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
-        """Standard normals, float32, on the CPU; `shape[0]` is the number of groups."""
-        return self._draw(self._rng.normal, use, step, shape)
-
-    def uniform(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
-        """Uniforms in [0, 1), float64, on the CPU; `shape[0]` is the number of groups."""
-        return self._draw(self._rng.uniform, use, step, shape)
-
-    def categorical(self, use: str, step: int, log_p: Tensor, n: int) -> Tensor:
-        """`log_p [B, N]`, not necessarily normalised -> `[B, n]` indices drawn with replacement."""
-        return invert_cdf(log_p, move(self.uniform(use, step, (log_p.shape[0], n)), log_p.device))
-
-    def under(self, name: str) -> Sliced:
-        """A source of its own for a part of a method."""
-        return Sliced(self._rng.under(name), self._total, self._here)
-
-    def _draw(self, draw: Callable[..., Tensor], use: str, step: int, shape: Sequence[int]) -> Tensor:
-        start, count = self._here
-        # Beams and children (which together are the candidates), or so many draws for each candidate.
-        axes = 2 if len(shape) > 2 and shape[1] * shape[2] == count else 1
-        each, rest = divmod(math.prod(shape[1 : 1 + axes]), count)
-        if rest:
-            raise _uneven(use, step, shape, count)
-        whole = draw(use, step, (shape[0], self._total * each, *(1,) * (axes - 1), *shape[1 + axes :]))
-        return whole[:, start * each : (start + count) * each].reshape(tuple(shape))
-
-
-def _uneven(use: str, step: int, shape: Sequence[int], count: int) -> ValueError:
+def _uneven(use: str, at: int, shape: Sequence[int], count: int) -> ValueError:
     return ValueError(
-        f"{use!r} at step {step} draws {tuple(shape)} for {count} candidates a group, not the same for each, "
-        "so they cannot be drawn a few at a time; pass chunk=None, and as many prompts as there are processes"
+        f"{use!r} at step {at} draws {tuple(shape)} for {count} candidates per group, not the same for each, "
+        "so they cannot be drawn a few at a time; pass Chunks(network=None), and as many prompts as there are processes"
     )
 
 
@@ -183,7 +150,7 @@ def _uniform(generator: np.random.Generator, out: np.ndarray) -> None:
 def _filled(generators: list[np.random.Generator], shape: Sequence[int], dtype: torch.dtype, fill: Fill) -> Tensor:
     if shape[0] != len(generators):
         raise ValueError(f"noise asked for {shape[0]} groups, but this source has {len(generators)} ids")
-    out = torch.empty(tuple(shape), dtype=dtype)
+    out = torch.empty(tuple(shape), dtype=dtype, device="cpu")  # and not the user's default device
     for generator, group in zip(generators, out.view(len(generators), -1).numpy(), strict=True):
         fill(generator, group)
     return out
@@ -196,24 +163,36 @@ def _pieces(count: int, size: int = 1 << 20) -> Iterator[int]:
 
 
 def move(drawn: Tensor, device: torch.device | str) -> Tensor:
-    """What was drawn on the host, on the device, without waiting for the work that is queued there."""
+    """What was drawn on the host, on the device, without waiting for the work that is queued there.
+
+    Where the device has no float64 it becomes float32. Of what comes back to the host the copy is waited for.
+    """
     device = torch.device(device)
-    if device.type == "cuda":  # pragma: no cover  # only CUDA copies beside its work
+    if drawn.dtype == torch.float64:
+        drawn = drawn.to(weight_dtype(device))
+    if device.type == "cuda" and drawn.device.type == "cpu":  # pragma: no cover  # only CUDA copies beside its work
         drawn = drawn.pin_memory()
-    return drawn.to(device, non_blocking=True)
+    return drawn.to(device, non_blocking=device.type != "cpu")
+
+
+def shares(log_w: Tensor) -> Tensor:
+    """`[..., N]` log-weights -> the normalised weights, float64.
+
+    Infinite weights are shared equally, and so are the weights where all are zero.
+    """
+    log_w = precise(log_w)
+    top = log_w.amax(dim=-1, keepdim=True)
+    # Where the top is infinite, subtracting it from itself is nan.
+    return torch.where(log_w == top, 0.0, log_w - top).softmax(dim=-1)
 
 
 def invert_cdf(log_w: Tensor, u: Tensor) -> Tensor:
     """`log_w [..., N]` and uniforms `u [..., n]` in [0, 1) -> `[..., n]` indices; never one of zero weight.
 
-    In float64, normalised, with `right=True`: u = 0 falls on the first index of positive weight. Infinite weights are
-    shared equally, and so are the weights where all are zero.
+    In float64, of `shares`, with `right=True`: u = 0 falls on the first index of positive weight.
     """
-    log_w = log_w.double()
-    top = log_w.amax(dim=-1, keepdim=True)
-    # Where the top is infinite, subtracting it from itself is nan, and the index would fall outside.
-    cdf = torch.where(log_w == top, 0.0, log_w - top).softmax(dim=-1).cumsum(dim=-1)
+    cdf = shares(log_w).cumsum(dim=-1)
     # The last sum is 1 only up to rounding; dividing makes it 1 exactly, and u stays below it.
-    u = u.double().clamp(max=math.nextafter(1.0, 0.0))
+    u = u.to(cdf.dtype).clamp(max=1 - torch.finfo(cdf.dtype).eps / 2)
     index = torch.searchsorted(cdf / cdf[..., -1:], u.contiguous(), right=True)
     return index.clamp_(max=log_w.shape[-1] - 1)  # nan weights must not index outside before they are refused

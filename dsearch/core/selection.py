@@ -2,7 +2,7 @@
 
 Each also says by how many nats its law differs from an indifferent choice (`Choice.kl`). Added along a path they are
 the KL of the searched path to the pretrained one: exactly so where every beam keeps the best of w children whose values
-do not tie, log w - (w-1)/w a step (Beirami et al. 2024, arXiv 2401.01879); for choices drawn by weights, an estimate
+do not tie, log w - (w-1)/w per step (Beirami et al. 2024, arXiv 2401.01879); for choices drawn by weights, an estimate
 that is exact in the limit of many candidates; for pruning to k of N, the bound log(N/k).
 """
 
@@ -14,12 +14,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .contract import Choice, Rng, Scores, Selector, take
+from .contract import Choice, Rng, Scores, Selector, precise, take, weight_dtype
 from .resample import Resampler, ess, systematic
-from .rng import invert_cdf, move
+from .rng import invert_cdf, move, shares
 
 __all__ = [
     "best_child",
+    "best_of_block",
     "best_of_each",
     "chain",
     "only_best_children",
@@ -45,9 +46,14 @@ def best_of_each(size: int) -> Selector:
 
     def select(scores: Scores, keep: int, rng: Rng) -> Choice:
         best = rearrange(scores.value, "b (k w) -> b k w", w=size).argmax(dim=-1)
-        return _choose(scores, _child(best, size), _best_of(size))
+        return _choose(scores, _child(best, size), _best_of(_drawn(scores, size)))
 
     return select
+
+
+def best_of_block(scores: Scores, keep: int, rng: Rng) -> Choice:
+    """The best of every N / keep adjacent candidates, which descend from one beam (CoDe's choice at a block's end)."""
+    return best_of_each(scores.value.shape[1] // keep)(scores, keep, rng)
 
 
 def softmax_child(temperature: float) -> Selector:
@@ -60,9 +66,9 @@ def softmax_child(temperature: float) -> Selector:
         raise ValueError(f"temperature={temperature} must be above 0 and finite; for the best child use best_child")
 
     def select(scores: Scores, keep: int, rng: Rng) -> Choice:
-        siblings = rearrange(scores.value, "b (k w) -> b k w", w=scores.width) / temperature
-        u = move(rng.uniform("child", scores.step, siblings.shape[:2]), siblings.device)
-        kl = _nats(siblings.double().softmax(dim=-1))
+        siblings = _divided(rearrange(scores.value, "b (k w) -> b k w", w=scores.width), temperature)
+        u = move(rng.uniform("child", scores.level, siblings.shape[:2]), siblings.device)
+        kl = _nats(shares(siblings), _drawn(scores, scores.width))
         return _choose(scores, _child(invert_cdf(siblings, u[..., None])[..., 0], scores.width), kl)
 
     return select
@@ -81,19 +87,20 @@ def top_k(sort: bool = False, independent: bool = False) -> Selector:
         if keep == ranked.shape[1]:
             ranked = ranked.sort(dim=-1).values
         kept = ranked[:, :keep]
-        n = ranked.shape[1]
-        kl = _best_of(n) if independent and keep == 1 else math.log(n / keep)
+        n = _drawn(scores, ranked.shape[1])  # [B, 1]
+        kl = _best_of(n) if independent and keep == 1 else (n / keep).clamp(min=1).log()
         return _choose(scores, kept if sort else kept.sort(dim=-1).values, kl)
 
     return select
 
 
-def replace_worst(rate: float, temperature: float = 1.0, zscore: bool = True) -> Selector:
+def replace_worst(rate: float, temperature: float = 1.0, zscore: bool = True, at_least: int = 0) -> Selector:
     """DSearch-R: the worst floor(rate K) beams become draws from softmax(value / temperature) over the rest.
 
     Draws are with replacement; the lowest index is the worse of equals. The survivors come first, in ascending order,
     then the draws. With `zscore`, values are standardised over the group first, so that a temperature means the same
-    for kilobytes and for aesthetic scores; without, it is the paper's raw softmax.
+    for kilobytes and for aesthetic scores; without, it is the paper's raw softmax. Where rate K is below `at_least`,
+    so many are replaced.
 
     Raises:
         ValueError: for a rate outside (0, 1), or one that replaces no beam: rate K must reach 1.
@@ -105,14 +112,14 @@ def replace_worst(rate: float, temperature: float = 1.0, zscore: bool = True) ->
 
     def select(scores: Scores, keep: int, rng: Rng) -> Choice:
         beams = scores.value.shape[1]
-        n = replaced(rate, beams)
+        n = replaced(max(rate, at_least / beams), beams)
         worst_first = scores.value.argsort(dim=-1, stable=True)
         rest = worst_first[:, n:].sort(dim=-1).values
         value = standardised(scores.value) if zscore else scores.value
-        log_p = take(value, rest) / temperature
-        drawn = rng.categorical("replace", scores.step, log_p, n)
+        log_p = _divided(take(value, rest), temperature)
+        drawn = rng.categorical("replace", scores.level, log_p, n)
         # One of the beams after it, picked at random: a survivor, or a draw.
-        law = (1 + n * log_p.double().softmax(dim=-1)) / beams
+        law = (1 + n * shares(log_p)) / beams
         kl = (law * (beams * law).log()).sum(dim=-1, keepdim=True)
         return _choose(scores, torch.cat([rest, take(rest, drawn)], dim=1), kl)
 
@@ -143,8 +150,11 @@ def standardised(value: Tensor) -> Tensor:
     """`[B, N]` -> z-scores over each group, float64; zeros where all are equal; infinite values stay as they are."""
     finite = value.isfinite()
     count = finite.sum(dim=-1, keepdim=True).clamp(min=1)
-    # In float32 a large offset swallows the digits, and tiny values square to 0.
-    known = torch.where(finite, value, 0).double()
+    # In float32 a large offset swallows the digits; huge values overflow when summed, and tiny ones square to 0. A
+    # power of two scales without rounding.
+    known = precise(torch.where(finite, value, 0))
+    exponent = torch.frexp(known.abs().amax(dim=-1, keepdim=True)).exponent.clamp(-1000, 1000)
+    known = known * torch.exp2(precise(-exponent))
     centred = torch.where(finite, known - known.sum(dim=-1, keepdim=True) / count, 0)
     spread = (centred.square().sum(dim=-1, keepdim=True) / count).sqrt()
     score = torch.where(spread > 0, centred / spread, 0)
@@ -154,7 +164,7 @@ def standardised(value: Tensor) -> Tensor:
 def resample(scheme: Resampler = systematic, ess_below: float = 1.0) -> Selector:
     """Draw the candidates by their weights; where a group's ESS is at least `ess_below * N` it is left alone.
 
-    After a draw a group's weights are equal (their mean is kept, so that the product still estimates Z); a skipped
+    After a draw the weights of a group are equal (their mean is kept, so that the product still estimates Z); a skipped
     group keeps its own. A skip needs `keep == N`. At the clean end nothing is drawn where all are kept: a weighted
     sample says more than one drawn from it.
     """
@@ -165,10 +175,10 @@ def resample(scheme: Resampler = systematic, ess_below: float = 1.0) -> Selector
         n = scores.log_w.shape[1]
         if scores.final and keep == n:
             return Choice(_all(scores), scores.log_w, torch.zeros_like(scores.log_w))
-        index = scheme(scores.log_w, keep, rng, scores.step)
+        index = scheme(scores.log_w, keep, rng, scores.level)
         level = torch.logsumexp(scores.log_w, dim=-1, keepdim=True) - math.log(n)
         log_w = level.expand(-1, keep)
-        kl = _nats(scores.log_w.double().softmax(dim=-1))[:, None].expand(-1, keep)
+        kl = _nats(shares(scores.log_w)[:, None], _drawn(scores, n)).expand(-1, keep)
         if ess_below == 1:
             return Choice(index, log_w, kl)
         if keep != n:
@@ -200,6 +210,13 @@ def chain(*selectors: Selector) -> Selector:
     return select
 
 
+def _divided(value: Tensor, temperature: float) -> Tensor:
+    """`[..., N]` values -> log-weights value / temperature, up to a constant that keeps the best from overflowing."""
+    value = precise(value)
+    top = value.amax(dim=-1, keepdim=True)
+    return torch.where(value == top, 0.0, (value - top) / temperature)
+
+
 def _child(child: Tensor, width: int) -> Tensor:
     """`[B, K]` which sibling -> which of the N candidates."""
     return torch.arange(child.shape[1], device=child.device) * width + child
@@ -210,17 +227,25 @@ def _all(scores: Scores) -> Tensor:
     return torch.arange(scores.log_w.shape[1], device=scores.log_w.device).expand(scores.log_w.shape)
 
 
-def _choose(scores: Scores, index: Tensor, kl: Tensor | float) -> Choice:
+def _choose(scores: Scores, index: Tensor, kl: Tensor) -> Choice:
     log_w = take(scores.log_w, index)
-    kl = torch.as_tensor(kl, dtype=torch.float64, device=index.device)
     return Choice(index, log_w, kl.expand(index.shape))
 
 
-def _best_of(n: int) -> float:
-    """KL of the best of n independent candidates to any one of them: log n - (n-1)/n."""
-    return math.log(n) - (n - 1) / n
+def _drawn(scores: Scores, size: int) -> Tensor:
+    """`[B, N / size]`: of every `size` adjacent candidates, how many were drawn; at least 1."""
+    if scores.drawn is None:
+        shape = len(scores.value), scores.value.shape[1] // size
+        return torch.full(shape, float(size), dtype=weight_dtype(scores.value.device), device=scores.value.device)
+    drawn = rearrange(scores.drawn, "b (k w) -> b k w", w=size).sum(dim=-1)
+    return drawn.to(weight_dtype(drawn.device)).clamp(min=1)
 
 
-def _nats(p: Tensor) -> Tensor:
-    """`[..., N]` probabilities -> `[...]` their KL to the uniform law, sum p log(N p)."""
-    return torch.special.xlogy(p, p * p.shape[-1]).sum(dim=-1)
+def _best_of(n: Tensor) -> Tensor:
+    """KL of the best of n independent candidates to any one of them: log n - (n-1)/n (Beirami et al. 2024)."""
+    return n.log() - (n - 1) / n
+
+
+def _nats(p: Tensor, n: Tensor) -> Tensor:
+    """`[..., N]` probabilities of which n may be positive -> `[...]` their KL to the uniform law, sum p log(n p)."""
+    return torch.special.xlogy(p, p * n[..., None]).sum(dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,8 +11,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .contract import Denoiser, Method, Reward, Value
+from .chunks import Chunks
+from .contract import Denoiser, Reward
 from .loop import search
+from .method import Method, Value
 from .plan import Plan, positive
 from .potential import none
 from .selection import top_k
@@ -32,8 +35,11 @@ class Pilot:
 
     @property
     def rank_correlation(self) -> list[float]:
-        """`[T]` Spearman's correlation of the value after each step with the final reward, mean over the prompts."""
-        ranks = self.values.double().argsort(dim=1).argsort(dim=1).double()  # ties in order of appearance
+        """`[T]` Spearman's correlation of the value after each step with the final reward, mean over the prompts.
+
+        Equal values share the mean of their ranks. nan where all values, or all rewards, of a prompt are equal.
+        """
+        ranks = _ranks(self.values)
         return _mean_over_prompts(_cosine(_centred(ranks), _centred(ranks)[..., -1:]))
 
     @property
@@ -43,7 +49,12 @@ class Pilot:
         It is the covariance of the final reward with the part of a value that its parent's value does not explain,
         over that part's standard deviation: a martingale increment, pooled over the prompts, smoothed over three steps
         and at least 0. Choosing the best of w children at step t then gains gain[t] E[max of w normals].
+
+        Raises:
+            ValueError: where a value is infinite.
         """
+        if not self.values.isfinite().all():
+            raise ValueError("a pilot with infinite values has no covariances; give it a reward that is finite")
         values = _centred(self.values.double()).flatten(0, 1)  # [B N, T]
         before = torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], dim=1)
         slope = (values * before).sum(0) / before.square().sum(0).clamp(min=torch.finfo(values.dtype).tiny)
@@ -62,11 +73,11 @@ def pilot(
     *,
     seed: int = 10_000,
     value: Value = posterior_mean,
-    chunk: int | None = 32,
+    chunks: Chunks = Chunks(),  # noqa: B008  # frozen
 ) -> Pilot:
     """Samples every prompt plainly and values every step of it, to see how early a value tells the final reward.
 
-    It costs `samples * T` rows, decodes and rewards a prompt, once for a model, a reward and a number of steps.
+    It costs `samples * T` rows, decodes and rewards per prompt, once for a model, a reward and a number of steps.
 
     Args:
         denoiser: the model.
@@ -75,7 +86,7 @@ def pilot(
         samples: of each prompt, at least 3.
         seed: apart from the search's.
         value: that of the search.
-        chunk: rows at once through the network.
+        chunks: rows at once, as in `search`.
     """
     positive("samples", samples, at_least=3)
 
@@ -83,7 +94,7 @@ def pilot(
         return Plan(samples, (1,) * num_steps, (samples,) * num_steps, (True,) * num_steps)
 
     method = Method(plan, reward, value, none, top_k(), name="pilot")
-    result = search(denoiser, method, prompts, seed=seed, chunk=chunk)
+    result = search(denoiser, method, prompts, seed=seed, chunks=chunks)
     return Pilot(torch.stack([step.values for step in result.trace if step.values is not None], dim=-1).cpu())
 
 
@@ -93,12 +104,12 @@ def allocate(gain: Sequence[float], rows: int) -> tuple[int, ...]:
     The sum is concave in the widths, so that giving row after row to the step where it adds most is exact.
 
     Raises:
-        ValueError: where there are fewer rows than steps, or no gain anywhere.
+        ValueError: where there are fewer rows than steps, a gain that is negative or not finite, or no gain anywhere.
     """
     if rows < len(gain):
         raise ValueError(f"rows={rows} are fewer than {len(gain)} steps; a step takes at least one")
-    if any(g < 0 for g in gain) or (len(gain) and not any(gain)):
-        raise ValueError(f"gain={list(gain)} must be at least 0 and not 0 throughout")
+    if not all(0 <= g < math.inf for g in gain) or (len(gain) and not any(gain)):
+        raise ValueError(f"gain={list(gain)} must be at least 0 and not 0 throughout, and finite")
     width = [1] * len(gain)
     queue = [(-g * (expected_best(2) - expected_best(1)), t) for t, g in enumerate(gain)]
     heapq.heapify(queue)
@@ -112,9 +123,18 @@ def allocate(gain: Sequence[float], rows: int) -> tuple[int, ...]:
 @cache
 def expected_best(n: int) -> float:
     """E[max of n standard normals], by quadrature: 0, 0.564, 0.846, 1.029, ..."""
-    x = torch.linspace(0.0, 9.0, 2001, dtype=torch.float64)
+    x = torch.linspace(0.0, 9.0, 2001, dtype=torch.float64, device="cpu")
     # E[max] as the integral over x > 0 of P(max > x) - P(max <= -x).
     return float(torch.trapezoid(1 - torch.special.ndtr(x) ** n - torch.special.ndtr(-x) ** n, x))
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """`[B, N, T]` -> the ranks among the N, float64; equal values share the mean of theirs."""
+    by_sample = values.double().transpose(1, 2).contiguous()  # searchsorted reads the last axis
+    ascending = by_sample.sort(dim=-1).values
+    below = torch.searchsorted(ascending, by_sample)
+    up_to = torch.searchsorted(ascending, by_sample, right=True)
+    return ((below + up_to - 1) / 2).double().transpose(1, 2)
 
 
 def _centred(values: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor
 
-from .contract import Beams, Prediction, Rng, Value, map_tree
+from .contract import Beams, Prediction, Rng, map_tree
 from .engine import Engine
+from .method import Value
 from .plan import Bill, one_of, positive
 
 __all__ = [
@@ -33,11 +34,11 @@ class PosteriorMean:
     The prediction is at hand, so a candidate costs one decode and one reward.
     """
 
-    def __call__(self, children: Beams, step: int, engine: Engine) -> Tensor:
+    def __call__(self, children: Beams, level: int, engine: Engine) -> Tensor:
         """Candidates `[B, N, ...]` -> `[B, N]`."""
-        return engine.reward(children.pred.x0, children.prompt, step)
+        return engine.reward(children.pred.x0, children.prompt_index, level)
 
-    def cost(self, step: int, num_steps: int) -> Bill:
+    def cost(self, level: int, num_steps: int) -> Bill:
         """One decode and one reward."""
         return Bill(0, 1, 1)
 
@@ -75,35 +76,35 @@ class Lookahead:
             raise ValueError(f"rollouts={rollouts} without noise are all equal; take 1, or stochastic steps")
         self.deterministic, self.over, self.alpha = deterministic, over, alpha
 
-    def __call__(self, children: Beams, step: int, engine: Engine) -> Tensor:
+    def __call__(self, children: Beams, level: int, engine: Engine) -> Tensor:
         """Candidates `[B, N, ...]` -> `[B, N]`."""
-        x, pred, prompt = children.x, children.pred, children.prompt
-        rng, split = engine.rng.under(f"lookahead from {step}"), self.rollouts  # the first step makes the M rollouts
-        for level in range(step, self._end(step, engine.denoiser.num_steps)):
-            x = self._stepped(x, pred, level, split, engine, rng).flatten(1, 2)
-            prompt = repeat(prompt, "b n -> b (n m)", m=split)
-            pred, split = engine.predict(x, prompt, level + 1), 1
-        return self._over(rearrange(engine.reward(pred.x0, prompt, step), "b (n m) -> b n m", m=self.rollouts))
+        x, pred, prompt_index = children.x, children.pred, children.prompt_index
+        rng, split = engine.rng.under(f"lookahead from {level}"), self.rollouts  # the first step makes the M rollouts
+        for step in range(level, self._end(level, engine.denoiser.num_steps)):
+            x = self._stepped(x, pred, step, split, engine, rng).flatten(1, 2)
+            prompt_index = repeat(prompt_index, "b n -> b (n m)", m=split)
+            pred, split = engine.predict(x, prompt_index, step + 1), 1
+        return self._over(rearrange(engine.reward(pred.x0, prompt_index, level), "b (n m) -> b n m", m=self.rollouts))
 
-    def cost(self, step: int, num_steps: int) -> Bill:
+    def cost(self, level: int, num_steps: int) -> Bill:
         """A row for each step of each rollout (the clean end needs none), a decode and a reward for each rollout."""
-        end = self._end(step, num_steps)
-        rows = min(end, num_steps - 1) - min(step, num_steps - 1)
+        end = self._end(level, num_steps)
+        rows = min(end, num_steps - 1) - min(level, num_steps - 1)
         return Bill(self.rollouts * rows, self.rollouts, self.rollouts)
 
-    def _end(self, step: int, num_steps: int) -> int:
-        return min(step + self.steps, num_steps)
+    def _end(self, level: int, num_steps: int) -> int:
+        return min(level + self.steps, num_steps)
 
-    def _stepped(self, x: Tensor, pred: Prediction, level: int, split: int, engine: Engine, rng: Rng) -> Tensor:
+    def _stepped(self, x: Tensor, pred: Prediction, step: int, split: int, engine: Engine, rng: Rng) -> Tensor:
         """`[B, N, ...]` -> `[B, N, split, ...]`."""
         x, pred = map_tree(lambda leaf: leaf[:, :, None], (x, pred))
         if not self.deterministic:
-            noise = engine.denoiser.noise(level, (x.shape[0], x.shape[1], split), rng)
-            return engine.denoiser.step(x, pred, level, noise)
-        step = getattr(engine.denoiser, "deterministic", None)
-        if step is None:
+            noise = engine.denoiser.noise(step, (x.shape[0], x.shape[1], split), rng)
+            return engine.denoiser.step(x, pred, step, noise)
+        mean = getattr(engine.denoiser, "deterministic", None)
+        if mean is None:
             raise TypeError(f"{type(engine.denoiser).__name__} has no deterministic step; use stochastic rollouts")
-        return step(x, pred, level)
+        return mean(x, pred, step)
 
     def _over(self, ends: Tensor) -> Tensor:
         """`[B, N, M]` -> `[B, N]`."""
@@ -121,11 +122,11 @@ Sees = Literal["x", "x0"]
 class Learned:
     """v(x_t, t) from a network trained on the final rewards of the pretrained model's own runs (SVDD-MC, 2408.08252).
 
-    A candidate costs one reward call, for a network that scores is a reward; nothing is decoded.
+    A candidate costs one reward call, as which the network is counted; nothing is decoded.
     `dsearch.values.network` has a small network and its training.
 
     Args:
-        network: `(x [R, ...], step, R prompts) -> [R]`, of noisy samples at a level from 1 to num_steps - 1. Where it
+        network: `(x [R, ...], level, R prompts) -> [R]`, of noisy samples at a level from 1 to num_steps - 1. Where it
             has `num_steps`, it must be the model's.
         sees: "x", the noisy samples, or "x0", their posterior means; by default the network's own `sees`, or else "x".
 
@@ -137,7 +138,7 @@ class Learned:
         self.network, self.sees = network, getattr(network, "sees", "x") if sees is None else sees
         one_of("sees", self.sees, Sees)
 
-    def __call__(self, children: Beams, step: int, engine: Engine) -> Tensor:
+    def __call__(self, children: Beams, level: int, engine: Engine) -> Tensor:
         """Candidates `[B, N, ...]` -> `[B, N]`."""
         trained, taken = getattr(self.network, "num_steps", None), engine.denoiser.num_steps
         if trained not in (None, taken):
@@ -145,9 +146,9 @@ class Learned:
                 f"the value network knows {trained} steps, but the model takes {taken}; train it for these"
             )
         x = children.x if self.sees == "x" else children.pred.x0
-        return engine.score(lambda x, prompts: self.network(x, step, prompts), x, children.prompt, step)
+        return engine.score(lambda x, prompts: self.network(x, level, prompts), x, children.prompt_index, level)
 
-    def cost(self, step: int, num_steps: int) -> Bill:
+    def cost(self, level: int, num_steps: int) -> Bill:
         """One reward call."""
         return Bill(0, 0, 1)
 
@@ -172,16 +173,16 @@ class Switched:
             raise ValueError(f"share={share} is outside (0, 1); use one of the two values alone")
         self.early, self.late, self.share = early, late, share
 
-    def __call__(self, children: Beams, step: int, engine: Engine) -> Tensor:
+    def __call__(self, children: Beams, level: int, engine: Engine) -> Tensor:
         """Candidates `[B, N, ...]` -> `[B, N]`."""
-        return self._at(step, engine.denoiser.num_steps)(children, step, engine)
+        return self._at(level, engine.denoiser.num_steps)(children, level, engine)
 
-    def cost(self, step: int, num_steps: int) -> Bill:
+    def cost(self, level: int, num_steps: int) -> Bill:
         """That of the value asked."""
-        return self._at(step, num_steps).cost(step, num_steps)
+        return self._at(level, num_steps).cost(level, num_steps)
 
-    def _at(self, step: int, num_steps: int) -> Value:
-        return self.early if step < self.share * num_steps else self.late
+    def _at(self, level: int, num_steps: int) -> Value:
+        return self.early if level < self.share * num_steps else self.late
 
 
 switched = Switched

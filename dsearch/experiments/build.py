@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -15,10 +16,14 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import methods
+from .._optional import optional
 from .._torchvision import mend
+from ..adapters.loaded import from_pipeline
 from ..core import tuning, value
 from ..core.budget import Budget, Prices, measure
-from ..core.contract import Denoiser, Method, Reward
+from ..core.chunks import Chunks
+from ..core.contract import Denoiser, Reward
+from ..core.method import Method
 from .experiment import Experiment, ExperimentError, Model, Named, Unit, from_data
 
 __all__ = ["Pilot", "Workshop", "default_device", "denoiser", "method", "reward"]
@@ -27,7 +32,7 @@ ALIASES = {"clip": "CLIPScore", "pickscore": "PickScore"}
 
 
 class Pilot(NamedTuple):
-    """What plain samples, apart from those that are compared, say of a model under a guide.
+    """What plain samples, apart from those that are compared, say of a model under a objective.
 
     Attributes:
         std: standard deviation of the rewards of one prompt's samples, the mean over the prompts.
@@ -43,7 +48,10 @@ UNKNOWN = Pilot(1.0, [1.0])
 
 
 def default_device() -> str:
-    """A GPU where torch sees one, else the CPU."""
+    """The accelerator that torch sees ("cuda", "mps", "xpu", ...), else the CPU."""
+    accelerator = getattr(torch, "accelerator", None)  # torch 2.6
+    if accelerator is not None and accelerator.is_available():
+        return str(accelerator.current_accelerator())
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -56,7 +64,8 @@ def denoiser(model: Model) -> Denoiser:
     """The model, loaded; its pipeline's class decides which adapter takes it.
 
     Raises:
-        ValueError: for a device, folder, adapter argument or pipeline that is not there.
+        ValueError: for a device or a folder that is not there.
+        TypeError: for a pipeline that no adapter takes, or an argument that its adapter does not have.
     """
     if ":" in model.pipeline:
         return _attribute(model.pipeline)(**model.args)
@@ -66,24 +75,24 @@ def denoiser(model: Model) -> Denoiser:
     boxed = model.pipeline == "box"
     if model.pipeline.startswith((".", "/")) and not Path(model.pipeline).is_dir():
         raise ValueError(f"no model folder {model.pipeline}; give a folder, a hub id or box")
-    hush()
-    from diffusers import DiffusionPipeline
-
-    if boxed:
-        from ..box import pipeline_path
     dtype = getattr(torch, dtype_of(model))
-    pipe = DiffusionPipeline.from_pretrained(
-        pipeline_path() if boxed else model.pipeline,
-        torch_dtype=dtype,
-        safety_checker=None,
-        requires_safety_checker=False,
-    ).to(device)
-    adapter = _adapter(type(pipe).__name__)
     args = {**({"guidance_scale": 2.5} if boxed else {}), **model.args}
-    if model.preview is not None:
-        args["preview"] = _preview(model, boxed, dtype, device)
-    _bind(adapter, args, type(pipe).__name__, pipe)
-    return adapter(pipe, num_inference_steps=model.num_steps, **args)
+    with hush():
+        pipe = _pipeline(model, boxed, dtype).to(device)
+        if model.preview is not None:
+            args["preview"] = _preview(model, boxed, dtype, device)
+    return from_pipeline(pipe, num_inference_steps=model.num_steps, **args)
+
+
+def _pipeline(model: Model, boxed: bool, dtype: torch.dtype) -> Any:
+    with optional():
+        from diffusers import DiffusionPipeline
+
+    from ..box import pipeline_path
+
+    folder = pipeline_path() if boxed else model.pipeline
+    kept = {"safety_checker": None, "requires_safety_checker": False}
+    return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **kept)
 
 
 def dtype_of(model: Model) -> str:
@@ -113,8 +122,8 @@ def reward(named: Named, device: str | None = None) -> Reward:
     if device is not None and "device" in inspect.signature(made).parameters:
         args.setdefault("device", device)
     _bind(made, args, named.kind)
-    hush()
-    return made(**args)
+    with hush():
+        return made(**args)
 
 
 def reward_class(kind: str) -> Any:
@@ -210,22 +219,22 @@ class Workshop:
 
     def method(self, unit: Unit, prices: Prices | None, pilot: Pilot = UNKNOWN) -> Method:
         """The method of a unit, sized to its budget."""
-        made = method(self.experiment.methods[unit.method], self.reward(unit.guide, unit.model), pilot)
+        made = method(self.experiment.methods[unit.method], self.reward(unit.objective, unit.model), pilot)
         steps = self.model(unit.model).num_steps
         return self._at(("budgets", unit.budget), lambda: self._sized(made, unit.budget, steps, prices))
 
-    def prices(self, model: str, guide: str) -> Prices:
+    def prices(self, model: str, objective: str) -> Prices:
         """What a row, a decode and a reward take here: the experiment's own prices, or measured ones."""
         if self.experiment.prices is not None:
             return Prices(**self.experiment.prices)
-        rows = self.experiment.chunks.get("chunk", 16)
-        return measure(self.model(model), self.reward(guide, model), self.experiment.prompts[:rows], rows=rows)
+        rows = self.experiment.chunks.get("network", 16)
+        return measure(self.model(model), self.reward(objective, model), self.experiment.prompts[:rows], rows=rows)
 
-    def pilot(self, model: str, guide: str) -> Pilot:
+    def pilot(self, model: str, objective: str) -> Pilot:
         """Plain samples of the first prompts, looked at."""
         samples, prompts, seed = (self.experiment.pilot[name] for name in ("samples", "prompts", "seed"))
-        texts, rows = self.experiment.prompts[:prompts], self.experiment.chunks.get("chunk", 32)
-        made = tuning.pilot(self.model(model), self.reward(guide, model), texts, samples, seed=seed, chunk=rows)
+        texts, chunks = self.experiment.prompts[:prompts], Chunks(**dict[str, Any](self.experiment.chunks))
+        made = tuning.pilot(self.model(model), self.reward(objective, model), texts, samples, seed=seed, chunks=chunks)
         return Pilot(float(made.values[..., -1].double().std(dim=1).mean()), made.gain)
 
     def _sized(self, made: Method, budget: int, steps: int, prices: Prices | None) -> Method:
@@ -306,19 +315,6 @@ def _bind(make: Callable[..., Any], args: Mapping[str, Any], name: str, *positio
         raise ValueError(f"{name}: {error}") from error
 
 
-def _adapter(pipeline: str) -> Any:
-    """The adapter class that takes a class of pipelines."""
-    from .. import adapters
-
-    found: dict[str, Any] = {}
-    for name in dir(adapters):
-        for taken in getattr(getattr(adapters, name), "pipelines", ()):
-            found.setdefault(taken, getattr(adapters, name))
-    if pipeline not in found:
-        raise ValueError(f"no adapter takes a {pipeline}; those taken: {', '.join(sorted(found))}")
-    return found[pipeline]
-
-
 def _preview(model: Model, boxed: bool, dtype: torch.dtype, device: str) -> Any:
     if (model.preview == "box") != boxed:
         raise ValueError(f"preview {model.preview} does not read the latents of {model.pipeline}; give its own")
@@ -330,15 +326,24 @@ def _preview(model: Model, boxed: bool, dtype: torch.dtype, device: str) -> Any:
     return AutoencoderTiny.from_pretrained(folder, torch_dtype=dtype).to(device)
 
 
-def hush() -> None:
-    """Model libraries talk while they load; a program should not."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
+@contextmanager
+def hush() -> Iterator[None]:
+    """Silences model libraries within (logs, FutureWarnings, progress bars); afterwards they talk as before."""
     mend()
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    import diffusers
-
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
+    with optional():
+        import diffusers
+        import transformers
+    logs = [library.utils.logging for library in (transformers, diffusers)]
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        for log in logs:
+            log.set_verbosity_error()
+            log.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for log, verbosity, bar in before:
+                log.set_verbosity(verbosity)
+                if bar:
+                    log.enable_progress_bar()

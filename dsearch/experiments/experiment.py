@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from .. import studies
+from .._optional import optional
 from ..core.plan import Bill
 
 __all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "described", "from_data", "load", "parse"]
 
 Path_ = tuple[Any, ...]
 
-AXES = ("models", "guides", "methods", "budgets", "seeds")
+AXES = ("models", "objectives", "methods", "budgets", "seeds")
 """What an experiment, or each of its sweeps, crosses with one another and with the prompts."""
 
 PILOT = {"samples": 16, "prompts": 4, "seed": 10_000}
@@ -85,7 +86,7 @@ class Unit(NamedTuple):
 
     Attributes:
         index: its place in the experiment, from 0.
-        model, guide, method: names in the experiment.
+        model, objective, method: names in the experiment.
         budget: index among its budgets.
         seed: of the search.
         positions: of its prompts among all prompts; they are the prompts' ids, so that batches do not change the noise.
@@ -94,7 +95,7 @@ class Unit(NamedTuple):
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which no one misses
     model: str
-    guide: str
+    objective: str
     method: str
     budget: int
     seed: int
@@ -104,27 +105,27 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """Every method under every guide at every budget for every seed, over all prompts, on every model.
+    """Every method under every objective at every budget for every seed, over all prompts, on every model.
 
-    With `sweeps`, each of them does so for its own methods, guides, budgets, seeds and models. What a sweep does not
-    name it takes from the experiment, whose fields then become what all sweeps together name.
+    With `sweeps`, each of them does so for its own methods, objectives, budgets, seeds and models. What a sweep does
+    not name it takes from the experiment, whose fields then become what all sweeps together name.
 
     Attributes:
         prompts: a group each.
         rewards: by name.
         methods: by name.
         models: by name; the model in the box by default.
-        guides: names of the rewards that steer, each in searches of its own; the first reward by default.
-        observe: names of the rewards that watch all searches; by default all that do not steer.
+        objectives: names of the rewards that steer, each in searches of its own; the first reward by default.
+        held_out: names of the rewards that watch all searches; by default all that do not steer.
         budgets: limits a prompt by unit (model_calls, decodes, reward_calls, seconds), to which every method is sized;
             an empty one takes methods as they are given.
         seeds: repetitions.
-        sweeps: parts that are crossed each on its own: names of models, guides and methods, budgets, and seeds.
+        sweeps: parts that are crossed each on its own: names of models, objectives and methods, budgets, and seeds.
         pilot: plain samples from which methods take what they measure: samples per prompt, prompts (the first so many)
             and seed.
         batch: prompts of one search; None for all. It decides what is lost when a run is killed, and, on networks, how
             numbers are rounded.
-        chunks: chunk, decode_chunk and reward_chunk of `dsearch.search`.
+        chunks: network, decoder and reward: the most rows at once, as `dsearch.Chunks` takes them.
         thumbnails: pixels of the pictures to keep of all candidates at all steps, for the report; 0 keeps none.
         prices: seconds a model_call, decode and reward_call, for budgets in seconds; None measures them once.
         where: lines of the file by path, for errors.
@@ -137,8 +138,8 @@ class Experiment:
     rewards: Mapping[str, Named]
     methods: Mapping[str, Named]
     models: Mapping[str, Model] = field(default_factory=lambda: {"box": Model()})
-    guides: tuple[str, ...] = ()
-    observe: tuple[str, ...] | None = None
+    objectives: tuple[str, ...] = ()
+    held_out: tuple[str, ...] | None = None
     budgets: tuple[Mapping[str, float], ...] = ({},)
     seeds: tuple[int, ...] = (0,)
     sweeps: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
@@ -160,12 +161,12 @@ class Experiment:
             if any("\ud800" <= letter <= "\udfff" for letter in prompt):
                 self.refuse(("prompts", i), f"prompts: {prompt!r} is half a character; write it as UTF-8")
         set_ = object.__setattr__
-        set_(self, "guides", tuple(self.guides) or (next(iter(self.rewards)),))
+        set_(self, "objectives", tuple(self.objectives) or (next(iter(self.rewards)),))
         set_(self, "pilot", {**PILOT, **self.pilot})
         self._cross()
-        if self.observe is None:
-            set_(self, "observe", tuple(name for name in self.rewards if name not in self.guides))
-        for name in ("guides", "observe"):
+        if self.held_out is None:
+            set_(self, "held_out", tuple(name for name in self.rewards if name not in self.objectives))
+        for name in ("objectives", "held_out"):
             for i, reward in enumerate(getattr(self, name)):
                 if reward not in self.rewards:
                     self.refuse((name, i), f"{name}: no reward is called {reward!r}{near(reward, self.rewards)}")
@@ -176,7 +177,7 @@ class Experiment:
         """Fills the sweeps up from the experiment, and the experiment's own axes from the sweeps."""
         if not self.sweeps:
             return
-        known = {"models": self.models, "guides": self.rewards, "methods": self.methods}
+        known = {"models": self.models, "objectives": self.rewards, "methods": self.methods}
         own = {axis: tuple(getattr(self, axis)) for axis in AXES}
         for i, sweep in enumerate(self.sweeps):
             for axis, names in known.items():
@@ -189,7 +190,7 @@ class Experiment:
         for name in self.methods:
             if all(name not in sweep["methods"] for sweep in self.sweeps):
                 self.refuse(("methods", name), f"methods.{name}: no sweep runs it; name it in one, or take it out")
-        for axis in ("guides", "budgets", "seeds"):
+        for axis in ("objectives", "budgets", "seeds"):
             named = [thing for sweep in self.sweeps for thing in sweep[axis]]
             object.__setattr__(self, axis, tuple(t for i, t in enumerate(named) if t not in named[:i]))
 
@@ -205,17 +206,19 @@ class Experiment:
             found[name] = {key: {"kind": one.kind, **one.args} for key, one in found[name].items()}
         return json.loads(json.dumps(found, default=_refuse_objects))
 
-    def under(self, *guides: str) -> Experiment:
-        """The part of it that some of its guides steer, with the methods of that part alone."""
+    def under(self, *objectives: str) -> Experiment:
+        """The part of it that some of its objectives steer, with the methods of that part alone."""
         sweeps = self.sweeps or ({axis: tuple(getattr(self, axis)) for axis in AXES},)
-        kept = [{**sweep, "guides": tuple(g for g in sweep["guides"] if g in guides)} for sweep in sweeps]
-        kept = [sweep for sweep in kept if sweep["guides"]]
+        kept = [{**sweep, "objectives": tuple(g for g in sweep["objectives"] if g in objectives)} for sweep in sweeps]
+        kept = [sweep for sweep in kept if sweep["objectives"]]
         methods = {name: self.methods[name] for name in self.methods if any(name in sweep["methods"] for sweep in kept)}
-        return dataclasses.replace(self, guides=guides, methods=methods, sweeps=tuple(kept) if self.sweeps else ())
+        return dataclasses.replace(
+            self, objectives=objectives, methods=methods, sweeps=tuple(kept) if self.sweeps else ()
+        )
 
-    def watchers(self, guide: str) -> tuple[str, ...]:
-        """The rewards that watch where `guide` steers."""
-        return tuple(name for name in self.observe or () if name != guide)
+    def held_out_from(self, objective: str) -> tuple[str, ...]:
+        """The rewards that watch where `objective` steers."""
+        return tuple(name for name in self.held_out or () if name != objective)
 
     def units(self) -> list[Unit]:
         """All searches, in the order in which they are run and written down."""
@@ -227,26 +230,26 @@ class Experiment:
         parts = -(-n // size)
         batches = [tuple(range(n * i // parts, n * (i + 1) // parts)) for i in range(parts)]
         for index, (cell, positions) in enumerate(product(self.cells(), batches)):
-            model, guide, budget, method, seed = cell
-            watch = {name: config["rewards"][name] for name in self.watchers(guide)}
-            key = [config["models"][model], config["rewards"][guide], watch, config["budgets"][budget]]
+            model, objective, budget, method, seed = cell
+            watch = {name: config["rewards"][name] for name in self.held_out_from(objective)}
+            key = [config["models"][model], config["rewards"][objective], watch, config["budgets"][budget]]
             key += [config["methods"][method], seed, [(p, self.prompts[p]) for p in positions]]
             key += [self.chunks, self.thumbnails]
             if asks_pilot(self.methods[method]):
                 key.append(self.pilot)
             text = json.dumps(key, sort_keys=True).encode()
             name = f"{index:06}-{hashlib.sha256(text).hexdigest()[:12]}"
-            yield Unit(index, model, guide, method, budget, seed, positions, name)
+            yield Unit(index, model, objective, method, budget, seed, positions, name)
 
     def cells(self) -> list[tuple[str, str, int, str, int]]:
-        """What is searched: model, guide, index of the budget, method and seed, each once, one model after another."""
+        """What is searched: model, objective, index of the budget, method and seed, each once, model after model."""
         if not self.sweeps:
             budgets = range(len(self.budgets))
-            return list(product(self.models, self.guides, budgets, self.methods, self.seeds))
+            return list(product(self.models, self.objectives, budgets, self.methods, self.seeds))
         cells: dict[tuple[str, str, int, str, int], None] = {}
         for sweep in self.sweeps:
             budgets_ = [self.budgets.index(limits) for limits in sweep["budgets"]]
-            axes = sweep["models"], sweep["guides"], budgets_, sweep["methods"], sweep["seeds"]
+            axes = sweep["models"], sweep["objectives"], budgets_, sweep["methods"], sweep["seeds"]
             cells |= dict.fromkeys(product(*axes))
         return sorted(cells, key=lambda cell: list(self.models).index(cell[0]))
 
@@ -280,7 +283,8 @@ def parse(
     Raises:
         ExperimentError: pointing at the line.
     """
-    import yaml
+    with optional():
+        import yaml
 
     changes = changes or {}
     changed = {(field_,) for field_ in changes}  # as paths: they stand on no line
@@ -315,7 +319,8 @@ def from_data(data: Any, name: str = "experiment") -> Experiment:
 
 def _lines(node: Any, path: Path_) -> Iterator[tuple[Path_, int]]:
     """The line of every part of a YAML document, from 1; a key that stands twice is refused."""
-    import yaml
+    with optional():
+        import yaml
 
     yield path, node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
@@ -352,7 +357,7 @@ class _Reader:
             models = self.mapping(("models",), data["models"])
             data["models"] = {key: self.model(("models", key), value) for key, value in models.items()}
         data["prompts"] = self.prompts(data["prompts"])
-        for name in ("guides", "observe"):
+        for name in ("objectives", "held_out"):
             if name in data:
                 data[name] = self.names((name,), data[name])
         data |= self.numbers((), data)
@@ -368,7 +373,7 @@ class _Reader:
         if "thumbnails" in data:
             self.whole(("thumbnails",), data["thumbnails"], 0)
         if "chunks" in data:
-            chunks = self.mapping(("chunks",), data["chunks"], ("chunk", "decode_chunk", "reward_chunk"))
+            chunks = self.mapping(("chunks",), data["chunks"], ("network", "decoder", "reward"))
             for name, size in chunks.items():
                 self.whole(("chunks", name), size, 1)
         if data.get("prices") is not None:

@@ -15,7 +15,7 @@ __all__ = ["dumps", "write"]
 def write(file: Path, content: bytes, maker: str = "") -> None:
     """The content under this name, at once: whoever reads, or whatever is killed, sees the old file or the new one.
 
-    `maker` keeps apart those who may write the same file at the same time.
+    `maker` is a suffix unique to this writer, where several may write the same file at the same time.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     making = file.with_name(f".{file.name}.{maker or 'making'}")

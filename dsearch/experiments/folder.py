@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -24,6 +24,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .._optional import optional
 from ..core.result import Result
 from .experiment import Experiment, ExperimentError, Unit, from_data
 from .files import dumps, write
@@ -42,7 +43,7 @@ class Trace(NamedTuple):
     Attributes:
         prompts: of its B groups.
         alive: beams before each step.
-        width: children a beam at each step.
+        width: children per beam at each step.
         values: `[B, N]` of all candidates of a step; None where nothing was scored.
         child: `[B, K]` which of the N candidates each survivor of a step was.
         order: `[B, K]` which of the last survivors each image is, best first.
@@ -113,7 +114,8 @@ class Run:
 
     def trace(self, unit: Unit) -> Trace:
         """What the unit's search did."""
-        from safetensors import safe_open
+        with optional():
+            from safetensors import safe_open
 
         with safe_open(self.folder / "units" / unit.name / "trace.safetensors", "pt") as file:
             about = json.loads(file.metadata()["trace"])
@@ -130,7 +132,8 @@ class Run:
 
     def thumbnails(self, unit: Unit) -> dict[tuple[int, int], bytes]:
         """By group and step, a WebP picture of the candidates in order, `min(N, 16383 // w)` a row; empty for none."""
-        from safetensors import safe_open
+        with optional():
+            from safetensors import safe_open
 
         file = self.folder / "units" / unit.name / "thumbnails.safetensors"
         if not file.is_file():
@@ -147,7 +150,10 @@ class Run:
         return (self.folder / "units" / unit.name / file).read_text(encoding="utf-8").splitlines()
 
     def begin(self, maker: str = "") -> None:
-        """The folder is this run's; what a `maker` that was killed left half done goes."""
+        """Marks the folder as this run's, and removes partial units of a killed writer.
+
+        `maker` is a suffix that is unique to this writer.
+        """
         (self.folder / "units").mkdir(parents=True, exist_ok=True)
         if not (self.folder / "run.json").exists():
             config = {"experiment": self.experiment.as_dict(), **self.about}
@@ -155,12 +161,22 @@ class Run:
         for left in (self.folder / "units").glob(f".{maker}-*"):
             shutil.rmtree(left)
 
-    def keep(self, unit: Unit, result: Result, timing: Mapping[str, Any], maker: str) -> None:
-        """Writes a unit down: its images, then, in one go, its folder; `maker` is who else may not be."""
+    def keep(
+        self,
+        unit: Unit,
+        result: Result,
+        timing: Mapping[str, Any],
+        maker: str,
+        cut: Callable[[str], str] = lambda prompt: "",
+    ) -> None:
+        """Writes a unit down: its images, then, in one go, its folder.
+
+        `maker` is a suffix unique to this writer, `cut` says what of a prompt the model does not read.
+        """
         making = self.folder / "units" / f".{maker}-{unit.name}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
-        records = list(_records(self, unit, result, maker))
+        records = list(_records(self, unit, result, maker, cut))
         write(making / "records.jsonl", "".join(dumps(record) for record in records).encode())
         write(making / "timing.json", dumps({"unit": unit.name, **timing}).encode())
         write(making / "trace.safetensors", _trace_bytes(result))
@@ -186,7 +202,7 @@ def clear(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _records(whole: Run, unit: Unit, result: Result, maker: str) -> Iterator[dict[str, Any]]:
+def _records(whole: Run, unit: Unit, result: Result, maker: str, cut: Callable[[str], str]) -> Iterator[dict[str, Any]]:
     path, ancestor = result.lineage.path(), result.lineage.ancestor()
     place = {whole.experiment.prompts[position]: position for position in unit.positions}  # where prompts are pooled
     pictures = result.images.dim() == 5 and result.images.shape[2] == 3
@@ -197,23 +213,25 @@ def _records(whole: Run, unit: Unit, result: Result, maker: str) -> Iterator[dic
                 write(whole.folder / name, _png(result.images[b, k]), maker)
             yield {
                 "unit": unit.name,
-                **{part: getattr(unit, part) for part in ("model", "guide", "method", "budget", "seed")},
+                **{part: getattr(unit, part) for part in ("model", "objective", "method", "budget", "seed")},
                 "position": unit.positions[b] if len(result.prompts) == len(unit.positions) else place[prompt],
                 "prompt": prompt,
+                "cut": cut(prompt),
                 "rank": k,
                 "image": name,
                 "reward": float(result.rewards[b, k]),
-                "observed": {name: float(scores[b, k]) for name, scores in result.observed.items()},
+                "held_out": {name: float(scores[b, k]) for name, scores in result.held_out.items()},
                 "log_w": float(result.log_w[b, k]),
                 "kl": None if result.kl is None else float(result.kl[b, k]),
                 "ancestor": int(ancestor[b, k]),
                 "path": path[b, k].tolist(),
-                **{kind: getattr(result, kind)._asdict() for kind in ("bill", "planned")},
+                **{kind: getattr(result.cost, kind)._asdict() for kind in ("bill", "planned")},
             }
 
 
 def _trace_bytes(result: Result) -> bytes:
-    from safetensors.torch import save
+    with optional():
+        from safetensors.torch import save
 
     def compact(index: Tensor) -> Tensor:
         return (
@@ -235,8 +253,10 @@ def _trace_bytes(result: Result) -> bytes:
 
 def _thumbnail_bytes(result: Result) -> bytes:
     import numpy as np
-    from PIL import Image
-    from safetensors.numpy import save
+
+    with optional():
+        from PIL import Image
+        from safetensors.numpy import save
 
     held = {}
     for i, step in enumerate(result.thumbnails):

@@ -15,6 +15,8 @@ import torch
 
 from .. import __version__, distributed
 from ..core.budget import Prices
+from ..core.chunks import Chunks
+from ..core.watch import HeldOut, Thumbnails
 from .build import UNKNOWN, Pilot, Workshop, default_device, dtype_of
 from .experiment import Experiment, ExperimentError, Unit, asks_pilot, described, from_data
 from .files import dumps, write
@@ -84,17 +86,17 @@ def run(
             with _watched(experiment.models[unit.model].device or default_device()) as spent:
                 result = distributed.search(**options, ranks=ranks, progress=progress and first)
             if result is not None:  # on rank 0
-                whole.keep(unit, result, spent, maker)
+                whole.keep(unit, result, spent, maker, getattr(options["denoiser"], "cut", lambda prompt: ""))
                 done = f"{len(mine) - len(todo) + at + 1}/{len(mine)}"
                 best = float(result.rewards[:, 0].mean())
-                say(f"{done} {_title(experiment, unit)}: {unit.guide} {best:.4f}, {spent['seconds']:.1f} s")
+                say(f"{done} {_title(experiment, unit)}: {unit.objective} {best:.4f}, {spent['seconds']:.1f} s")
         if first and whole.complete:
             whole.finish(maker)
     return whole
 
 
 def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
-    """The shards of one experiment, each in a folder of its own, as one run.
+    """The shards of one experiment, each in a folder of its own, merged into one run.
 
     Raises:
         ExperimentError: for shards of different experiments, or where a unit is in none of them.
@@ -137,16 +139,18 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
 
 def _options(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) -> dict[str, Any]:
     """The search of a unit, everything it needs loaded, as arguments of `search`."""
-    experiment, watchers = shop.experiment, shop.experiment.watchers(unit.guide)
+    experiment, held_out = shop.experiment, shop.experiment.held_out_from(unit.objective)
     return {
         "denoiser": shop.model(unit.model),
         "method": shop.method(unit, _prices(shop, unit, out, ranks), _pilot(shop, unit, out, ranks)),
         "prompts": [experiment.prompts[p] for p in unit.positions],
         "ids": unit.positions,
         "seed": unit.seed,
-        "observe": {name: shop.reward(name, unit.model) for name in watchers} or None,
-        "thumbnails": experiment.thumbnails,
-        **experiment.chunks,
+        "chunks": Chunks(**dict[str, Any](experiment.chunks)),
+        "watch": [
+            *([HeldOut({name: shop.reward(name, unit.model) for name in held_out})] if held_out else []),
+            *([Thumbnails(experiment.thumbnails)] if experiment.thumbnails else []),
+        ],
     }
 
 
@@ -183,21 +187,21 @@ def _prices(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) -> 
         return None
     if ranks.size > 1 and shop.experiment.prices is None:
         raise ExperimentError("budgets in seconds on several processes need the experiment's `prices`")
-    return Prices(*_measured("prices", unit, out, ranks, lambda: shop.prices(unit.model, unit.guide)))
+    return Prices(*_measured("prices", unit, out, ranks, lambda: shop.prices(unit.model, unit.objective)))
 
 
 def _pilot(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) -> Pilot:
     """What the arguments of a method are taken from, where it asks."""
     if not asks_pilot(shop.experiment.methods[unit.method]):
         return UNKNOWN
-    return Pilot(*_measured("pilots", unit, out, ranks, lambda: shop.pilot(unit.model, unit.guide)))
+    return Pilot(*_measured("pilots", unit, out, ranks, lambda: shop.pilot(unit.model, unit.objective)))
 
 
 def _measured(
     name: str, unit: Unit, out: Path, ranks: distributed.Ranks, make: Callable[[], Sequence[Any]]
 ) -> Sequence[Any]:
-    """Measured once for a model and a guide and written down, so that all searches and shards of a folder agree."""
-    key, file, found = f"{unit.model}/{unit.guide}", out / f"{name}.json", None
+    """Measured once for a model and a objective and written down, so that all searches and shards of a folder agree."""
+    key, file, found = f"{unit.model}/{unit.objective}", out / f"{name}.json", None
     if ranks.rank == 0:
         with _locked(out / f".{name}"):
             known = _read(file)

@@ -1,6 +1,6 @@
-"""One file a paper: each function returns a `Method` for `dsearch.search`.
+"""One file per paper: each function returns a `Method` for `dsearch.search`.
 
-Every module in this folder is found by itself; the names in its `__all__` become `dsearch.methods.NAME`. Besides them
+Every module in this folder is discovered; the names in its `__all__` become `dsearch.methods.NAME`. Besides them
 a module has `example(reward)`, a small instance of its method, over which the tests run every law. Type checkers, which
 do not run this, read `__init__.pyi`; `make api` writes it.
 """

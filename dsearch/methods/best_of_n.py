@@ -1,7 +1,8 @@
 """Best-of-N: plain samples, of which the best are returned."""
 
 from ..core import potential, selection
-from ..core.contract import Method, Reward
+from ..core.contract import Reward
+from ..core.method import Method, Sized
 from ..core.plan import Plan, positive
 from ..core.value import posterior_mean
 
@@ -9,11 +10,11 @@ __all__ = ["best_of_n"]
 
 
 def best_of_n(reward: Reward, n: int = 4, keep: int = 1) -> Method:
-    """Plain sampling of n images a prompt, of which the `keep` with the highest reward are returned.
+    """Plain sampling of n images per prompt, of which the `keep` with the highest reward are returned.
 
     Args:
         reward: `(images, prompts) -> [N]`.
-        n: samples a prompt.
+        n: samples per prompt.
         keep: how many to return, at most n.
 
     Raises:
@@ -22,18 +23,17 @@ def best_of_n(reward: Reward, n: int = 4, keep: int = 1) -> Method:
     if positive("keep", keep) > positive("n", n):
         raise ValueError(f"keep={keep} exceeds n={n}; draw at least as many as you keep")
 
-    def plan(num_steps: int) -> Plan:
+    def plan(n: int, num_steps: int) -> Plan:
         idle = num_steps - 1
-        return Plan(n, (1,) * num_steps, (*(n,) * idle, keep), (*(False,) * idle, True))
+        return Plan(n, (1,) * num_steps, (*(n,) * idle, min(keep, n)), (*(False,) * idle, True))
 
     return Method(
-        plan=plan,
+        plan=Sized(plan, n),
         reward=reward,
         value=posterior_mean,
         potential=potential.none,
         select=selection.top_k(independent=True),
         name="best_of_n",
-        sized=lambda size: best_of_n(reward, size, min(keep, size)),
     )
 
 

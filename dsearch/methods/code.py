@@ -1,7 +1,8 @@
 """CoDe: blockwise control (Singh et al. 2025, arXiv 2502.00968)."""
 
 from ..core import potential, selection
-from ..core.contract import Method, Reward, Value
+from ..core.contract import Reward
+from ..core.method import Method, Sized, Value
 from ..core.plan import Plan, positive
 from ..core.value import posterior_mean
 
@@ -18,12 +19,12 @@ def code(reward: Reward, width: int = 4, block: int = 5, beams: int = 1, *, valu
         reward: `(images, prompts) -> [N]`.
         width: ways through a block, the paper's N.
         block: steps from one choice to the next, the paper's B.
-        beams: independent samples a prompt.
+        beams: independent samples per prompt.
         value: how the final reward of a way is estimated at the end of its block.
     """
     positive("width", width), positive("block", block), positive("beams", beams)
 
-    def plan(num_steps: int) -> Plan:
+    def plan(width: int, num_steps: int) -> Plan:
         idle = num_steps - 1
         ends = {min(first + block, idle) - 1 for first in range(0, idle, block)}
         return Plan(
@@ -34,13 +35,12 @@ def code(reward: Reward, width: int = 4, block: int = 5, beams: int = 1, *, valu
         )
 
     return Method(
-        plan=plan,
+        plan=Sized(plan, width),
         reward=reward,
         value=value,
         potential=potential.none,
-        select=selection.best_of_each(width),
+        select=selection.best_of_block,
         name="code",
-        sized=lambda size: code(reward, size, block, beams, value=value),
     ).checked()
 
 

@@ -4,7 +4,8 @@ from typing import Literal
 
 from ..core import potential as potentials
 from ..core import selection
-from ..core.contract import Method, Potential, Reward, Value
+from ..core.contract import Potential, Reward
+from ..core.method import Method, Sized, Value
 from ..core.plan import Plan, one_of, positive
 from ..core.resample import SCHEMES
 from ..core.value import posterior_mean
@@ -41,7 +42,7 @@ def fk(
 
     Args:
         reward: `(images, prompts) -> [N]`.
-        particles: samples a prompt, throughout.
+        particles: samples per prompt, throughout.
         lam: strength, in 1 / units of the reward.
         potential: difference, max, sum or plain.
         resampler: multinomial, stratified, systematic or residual.
@@ -57,8 +58,6 @@ def fk(
     one_of("potential", potential, Kind)
     return steered(
         "fk", reward, particles, potentials.KINDS[potential](lam), resampler, ess_below, start, stop, every, value
-    )._replace(
-        sized=lambda size: fk(reward, size, lam, potential, resampler, ess_below, start, stop, every, value=value)
     )
 
 
@@ -78,14 +77,14 @@ def steered(
     one_of("resampler", resampler, Scheme)
     first = positive("every", every) if start is None else positive("start", start)
 
-    def plan(num_steps: int) -> Plan:
+    def plan(particles: int, num_steps: int) -> Plan:
         last = num_steps if stop is None else min(positive("stop", stop), num_steps)
         looks = range(first, last, every)
         score = (*(level in looks for level in range(1, num_steps)), True)
         return Plan(particles, (1,) * num_steps, (particles,) * num_steps, score)
 
     select = selection.resample(SCHEMES[resampler], ess_below)
-    return Method(plan, reward, value, potential, select, name=name).checked()
+    return Method(Sized(plan, particles), reward, value, potential, select, name=name).checked()
 
 
 def example(reward: Reward) -> Method:

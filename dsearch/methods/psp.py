@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from ..core import potential, selection
-from ..core.contract import Method, Reward, Value
-from ..core.plan import positive, pruning_plan
+from ..core.contract import Reward
+from ..core.method import Method, Sized, Value
+from ..core.plan import Plan, positive, pruning_plan
 from ..core.value import posterior_mean
 
 __all__ = ["psp"]
@@ -37,18 +38,18 @@ def psp(
     own = [(0.25, n), (0.5, max(1, n // 2))] if drops is None else list(drops)
     seeds = 2 * n if beams is None else beams
 
-    def resized(size: int) -> Method:
+    def plan(size: int, num_steps: int) -> Plan:
+        """At the rows of best-of-`size`, all numbers in proportion."""
         shares = [(f, max(1, k * size // n)) for f, k in own]
-        return psp(reward, size, None if drops is None else shares, max(1, seeds * size // n), value=value)
+        return pruning_plan(num_steps, max(1, seeds * size // n), shares)
 
     return Method(
-        plan=lambda num_steps: pruning_plan(num_steps, seeds, own),
+        plan=Sized(plan, n),
         reward=reward,
         value=value,
         potential=potential.none,
         select=selection.top_k(),
         name="psp",
-        sized=resized,
     ).checked()
 
 

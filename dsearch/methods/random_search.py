@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..core import potential, selection
-from ..core.contract import Method, Reward, Rng, Rounds
+from ..core.contract import Reward, Rng
+from ..core.method import Method, Rounds, Sized
 from ..core.plan import Plan, positive
 from ..core.value import posterior_mean
 
 __all__ = ["random_search"]
 
 
-def random_search(reward: Reward, candidates: int = 4, rounds: int = 4, keep: int = 1) -> Method:
+def random_search(reward: Reward, candidates: int = 2, rounds: int = 2, keep: int = 1) -> Method:
     """Rounds of whole runs, each from fresh noise; the `keep` best images of all are returned.
 
     It is best-of-N with N = candidates * rounds, in the memory of `candidates`, and with a `target` it ends as soon as
@@ -20,30 +21,30 @@ def random_search(reward: Reward, candidates: int = 4, rounds: int = 4, keep: in
 
     Args:
         reward: `(images, prompts) -> [N]`.
-        candidates: runs a round, side by side.
+        candidates: runs per round, side by side.
         rounds: one after another.
-        keep: images a prompt to return, at most `candidates`.
+        keep: images per prompt to return, at most `candidates`.
 
     Raises:
         ValueError: where keep exceeds candidates.
     """
-    return rounds_of_runs("random_search", reward, candidates, keep, Rounds(rounds, Fresh, True))._replace(
-        sized=lambda size: random_search(reward, size, rounds, min(keep, size))
-    )
+    return rounds_of_runs("random_search", reward, candidates, keep, Rounds(rounds, Fresh, True))
 
 
 def rounds_of_runs(name: str, reward: Reward, candidates: int, keep: int, rounds: Rounds) -> Method:
     """Best-of-N over rounds that differ in their noise."""
     if positive("keep", keep) > positive("candidates", candidates):
         raise ValueError(f"keep={keep} exceeds candidates={candidates}; run at least as many a round as you keep")
-    n = candidates * positive("rounds", rounds.count)
+    positive("rounds", rounds.count)
 
-    def plan(num_steps: int) -> Plan:
-        idle = num_steps - 1
-        return Plan(n, (1,) * num_steps, (*(n,) * idle, keep), (*(False,) * idle, True))
+    def plan(candidates: int, num_steps: int) -> Plan:
+        n, idle = candidates * rounds.count, num_steps - 1
+        return Plan(n, (1,) * num_steps, (*(n,) * idle, min(keep, candidates)), (*(False,) * idle, True))
 
     select = selection.top_k(independent=rounds.independent)
-    return Method(plan, reward, posterior_mean, potential.none, select, name=name, rounds=rounds).checked()
+    return Method(
+        Sized(plan, candidates), reward, posterior_mean, potential.none, select, name=name, rounds=rounds
+    ).checked()
 
 
 @dataclass

@@ -1,11 +1,20 @@
 """RBF: rollover budget forcing (Kim et al. 2025, arXiv 2503.19385)."""
 
+from dataclasses import replace
+
+import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..core import potential, selection
-from ..core.contract import Method, Reward, Scores, Value
-from ..core.plan import uniform_plan
+from ..core.contract import Beams, Memory, Reward, Scores, Step
+from ..core.engine import Engine
+from ..core.expand import expand
+from ..core.method import Method, Sized, Value
+from ..core.plan import Plan, uniform_plan
+from ..core.steps import children, scores_of, valued, where
 from ..core.value import posterior_mean
+from ..core.watch import Watching
 
 __all__ = ["rbf"]
 
@@ -20,20 +29,66 @@ def rbf(reward: Reward, width: int = 4, beams: int = 1, *, value: Value = poster
 
     Args:
         reward: `(images, prompts) -> [N]`.
-        width: children a beam and step on average, at most.
-        beams: independent samples a prompt.
+        width: children per beam and step on average, at most.
+        beams: independent samples per prompt.
         value: how a child's final reward is estimated.
     """
+
+    def plan(width: int, num_steps: int) -> Plan:
+        return uniform_plan(num_steps, beams, width)
+
     return Method(
-        plan=lambda num_steps: uniform_plan(num_steps, beams, width),
+        plan=Sized(plan, width),
         reward=reward,
         value=value,
-        potential=potential.none,
+        potential=Rollover(),
         select=selection.best_child,
         name="rbf",
-        sized=lambda size: rbf(reward, size, beams, value=value),
-        enough=improved,
+        expand=one_by_one,
     ).checked()
+
+
+class Rollover(potential.NoPotential):
+    """No weights; what is remembered of each beam is how many draws it has left over."""
+
+    def initial(self, batch_shape: tuple[int, int], device: torch.device) -> Memory:
+        """None yet, `[B, K]`."""
+        return torch.zeros(batch_shape, dtype=torch.long, device=device)
+
+
+def one_by_one(
+    engine: Engine, method: Method, plan: Plan, i: int, beams: Beams, watching: Watching, stop: Tensor | None
+) -> tuple[Beams, Step, Tensor | None]:
+    """Step i: one child after another of every beam, until one improves on its parent or the draws are spent.
+
+    Beams that are done wait without cost for the others; groups that `stop [B]` draw one child per beam.
+    """
+    if not plan.score[i]:
+        return expand(engine, method, plan, i, beams, watching, stop)
+    # No beam draws more than all widths so far, less the one child that each earlier step took at least.
+    reach = 1 + sum(w - 1 for w, scored in zip(plan.width[: i + 1], plan.score, strict=False) if scored)
+    left = beams.memory + plan.width[i]
+    draws = left if stop is None else torch.where(stop[:, None], 1, left)
+    batch_shape, best, rng = beams.prompt_index.shape, beams, engine.rng
+    values = torch.full((*batch_shape, reach), -torch.inf, dtype=beams.value.dtype, device=left.device)
+    done = torch.zeros(batch_shape, dtype=torch.bool, device=left.device)
+    for j in range(reach):
+        drawing = (draws > j) & ~done
+        if not drawing.any():
+            break
+        with engine.drawing(rng.under(f"draw {j}")):
+            child = children(engine, beams, i, 1, drawing)
+        number = torch.arange(batch_shape[1], device=left.device) * reach + j
+        child = replace(child, child=number.expand(batch_shape))
+        value = valued(engine, method, child, i + 1, watching)
+        values = values.to(value.dtype)
+        better = drawing & (value > values.amax(dim=-1)) if j else drawing
+        values[..., j] = torch.where(drawing, value, -torch.inf)
+        best = where(better, replace(child, value=value), best)
+        left = left - drawing.long()
+        done = done | (drawing & improved(scores_of(engine, child, value, i + 1, 1)))
+    survivors = replace(best, kl=torch.full_like(best.kl, torch.nan), memory=left)
+    return survivors, Step(i, plan.alive[i], reach, rearrange(values, "b k j -> b (k j)")), None
 
 
 def improved(scores: Scores) -> Tensor:

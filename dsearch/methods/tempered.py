@@ -3,7 +3,8 @@
 from typing import Literal
 
 from ..core import potential
-from ..core.contract import Method, Reward, Value
+from ..core.contract import Reward
+from ..core.method import Method, Value
 from ..core.plan import one_of
 from ..core.value import posterior_mean
 from .fk import Scheme, steered
@@ -35,7 +36,7 @@ def tempered(
 
     Args:
         reward: `(images, prompts) -> [N]`.
-        particles: samples a prompt, throughout.
+        particles: samples per prompt, throughout.
         lam: strength, in 1 / units of the reward.
         schedule: of the tempering: geometric, linear or adaptive.
         resampler: multinomial, stratified, systematic or residual.
@@ -52,9 +53,7 @@ def tempered(
     weigh = potential.adaptive(lam, ess_below) if schedule == "adaptive" else potential.tempered(lam, schedule)
     # The bisection ends a little above its aim, where a draw is due.
     below = ess_below * (1 + 1e-6) if schedule == "adaptive" else ess_below
-    return steered("tempered", reward, particles, weigh, resampler, below, start, stop, every, value)._replace(
-        sized=lambda size: tempered(reward, size, lam, schedule, resampler, ess_below, start, stop, every, value=value)
-    )
+    return steered("tempered", reward, particles, weigh, resampler, below, start, stop, every, value)
 
 
 def example(reward: Reward) -> Method:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from ..core import potential, selection
-from ..core.contract import Method, Reward, Value
+from ..core.contract import Reward
+from ..core.method import Method, Sized, Value
 from ..core.plan import Plan, share
 from ..core.tuning import allocate
 from ..core.value import posterior_mean
@@ -12,7 +13,7 @@ __all__ = ["tuned"]
 
 
 def tuned(
-    reward: Reward, gain: Sequence[float], budget: int = 8, beams: int = 1, *, value: Value = posterior_mean
+    reward: Reward, gain: Sequence[float], rows_per_step: int = 4, beams: int = 1, *, value: Value = posterior_mean
 ) -> Method:
     """Children where they pay: widths that make the most of the rows, given what a step's choice is worth.
 
@@ -23,30 +24,30 @@ def tuned(
 
     Args:
         reward: `(images, prompts) -> [N]`.
-        gain: one number a step but the last, at least 0.
-        budget: rows a step on average, at least `beams`; the run spends at most `budget * T`.
-        beams: beams a prompt, throughout.
+        gain: one number per step but the last, at least 0.
+        rows_per_step: network rows per prompt and step on average, at least `beams`; the run spends at most
+            `rows_per_step * T`.
+        beams: beams per prompt, throughout.
         value: how a child's final reward is estimated; the pilot's.
 
     Raises:
-        ValueError: where beams exceed the budget, or no step gains anything.
+        ValueError: where beams exceed the rows per step, or no step gains anything.
     """
-    share(budget, beams)
+    share(rows_per_step, beams)
     allocate(gain, len(gain))  # refuses bad gains
 
-    def plan(num_steps: int) -> Plan:
-        idle = num_steps - 1
-        width = allocate(stretched(gain, idle), budget * num_steps // beams - 1)  # one a beam goes to x_T
-        return Plan(beams, (*width, 1), (beams,) * num_steps, (*(w > 1 for w in width), False))
+    def plan(rows: int, num_steps: int) -> Plan:
+        start, idle = min(beams, rows), num_steps - 1
+        width = allocate(stretched(gain, idle), rows * num_steps // start - 1)  # one per beam goes to x_T
+        return Plan(start, (*width, 1), (start,) * num_steps, (*(w > 1 for w in width), False))
 
     return Method(
-        plan=plan,
+        plan=Sized(plan, rows_per_step),
         reward=reward,
         value=value,
         potential=potential.none,
         select=selection.top_k(),
         name="tuned",
-        sized=lambda size: tuned(reward, gain, size, min(beams, size), value=value),
     ).checked()
 
 
@@ -64,4 +65,4 @@ def stretched(gain: Sequence[float], steps: int) -> list[float]:
 
 def example(reward: Reward) -> Method:
     """A small instance for the law suite."""
-    return tuned(reward, gain=[0.0, 1.0, 2.0, 2.0, 1.0], budget=4, beams=2)
+    return tuned(reward, gain=[0.0, 1.0, 2.0, 2.0, 1.0], rows_per_step=4, beams=2)

@@ -1,20 +1,21 @@
 """Zero-order noise search (Ma et al. 2025, arXiv 2501.09732)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..core.contract import Method, Reward, Rng, Rounds, take
+from ..core.contract import Reward, Rng, take
+from ..core.method import Method, Rounds
 from .random_search import rounds_of_runs
 
 __all__ = ["zero_order"]
 
 
 def zero_order(
-    reward: Reward, candidates: int = 4, rounds: int = 4, radius: float = 0.5, path: bool = True, keep: int = 1
+    reward: Reward, candidates: int = 2, rounds: int = 2, radius: float = 0.5, path: bool = True, keep: int = 1
 ) -> Method:
     """Rounds of whole runs around the best noise so far: a hill climb that never differentiates the model.
 
@@ -25,11 +26,11 @@ def zero_order(
 
     Args:
         reward: `(images, prompts) -> [N]`.
-        candidates: runs a round, side by side.
+        candidates: runs per round, side by side.
         rounds: one after another.
         radius: share of fresh noise, in (0, 1]; 1 is random search.
         path: search the noise of all steps; False searches x_T, under the step noise of each run's own.
-        keep: images a prompt to return, at most `candidates`.
+        keep: images per prompt to return, at most `candidates`.
 
     Raises:
         ValueError: where keep exceeds candidates, or for a radius outside (0, 1].
@@ -37,9 +38,7 @@ def zero_order(
     if not 0 < radius <= 1:
         raise ValueError(f"radius={radius} is outside (0, 1]; 1 is random search")
     climb = Rounds(rounds, lambda rng: Climb(rng, radius, path), False)
-    return rounds_of_runs("zero_order", reward, candidates, keep, climb)._replace(
-        sized=lambda size: zero_order(reward, size, rounds, radius, path, min(keep, size))
-    )
+    return rounds_of_runs("zero_order", reward, candidates, keep, climb)
 
 
 @dataclass
@@ -83,31 +82,72 @@ class Near:
     pivot: dict[tuple[str, str, int], Tensor]
     drawn: dict[tuple[str, str, int], Tensor] = field(default_factory=dict)
 
-    def normal(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+    def normal(self, use: str, at: int, shape: Sequence[int]) -> Tensor:
         """Standard normals."""
-        return self._near("normal", use, step, self.rng.normal(use, step, shape))
+        return self._near("normal", use, at, self.rng.normal(use, at, shape))
 
-    def uniform(self, use: str, step: int, shape: Sequence[int]) -> Tensor:
+    def uniform(self, use: str, at: int, shape: Sequence[int]) -> Tensor:
         """Uniforms, mixed as the normals that they are the distribution function of."""
-        normal = torch.special.ndtri(self.rng.uniform(use, step, shape).clamp(1e-300, 1 - 2**-53))
-        return torch.special.ndtr(self._near("uniform", use, step, normal)).clamp(max=math.nextafter(1.0, 0.0))
+        normal = torch.special.ndtri(self.rng.uniform(use, at, shape).clamp(1e-300, 1 - 2**-53))
+        return torch.special.ndtr(self._near("uniform", use, at, normal)).clamp(max=math.nextafter(1.0, 0.0))
 
-    def categorical(self, use: str, step: int, log_p: Tensor, n: int) -> Tensor:
+    def categorical(self, use: str, at: int, log_p: Tensor, n: int) -> Tensor:
         """Fresh draws."""
-        return self.rng.categorical(use, step, log_p, n)
+        return self.rng.categorical(use, at, log_p, n)
 
     def under(self, name: str) -> "Near":
         """Fresh draws for a part of a method."""
         return replace(self, rng=self.rng.under(name), pivot={}, drawn={})
 
-    def _near(self, kind: str, use: str, step: int, fresh: Tensor) -> Tensor:
-        key = (kind, use, step)
+    def parts(self, total: int) -> "Runs":
+        """The noise of a few of the `total` runs at a time."""
+        return Runs(self, total)
+
+    def _near(self, kind: str, use: str, at: int, fresh: Tensor) -> Tensor:
+        key = (kind, use, at)
         if not (self.path or use == "start"):
             return fresh
         if key in self.pivot:
+            # z' = sqrt(1 - radius^2) z + radius e: still N(0, 1)
             fresh = math.sqrt(1 - self.radius**2) * self.pivot[key] + self.radius * fresh
         self.drawn[key] = fresh
         return fresh
+
+
+@dataclass
+class Runs:
+    """The noise of some runs of a round: that of all is drawn, for any may become the next pivot."""
+
+    near: Near
+    total: int
+    start: int = 0
+
+    def seek(self, start: int, count: int) -> None:
+        """The next draws are for runs `start` to `start + count - 1`."""
+        self.start = start
+
+    def normal(self, use: str, at: int, shape: Sequence[int]) -> Tensor:
+        """Standard normals, `shape[1]` the number of runs."""
+        return self._some(self.near.normal, use, at, shape)
+
+    def uniform(self, use: str, at: int, shape: Sequence[int]) -> Tensor:
+        """Uniforms, likewise."""
+        return self._some(self.near.uniform, use, at, shape)
+
+    def categorical(self, use: str, at: int, log_p: Tensor, n: int) -> Tensor:
+        """Fresh draws."""
+        return self.near.categorical(use, at, log_p, n)
+
+    def under(self, name: str) -> "Runs":
+        """Fresh draws for a part of a method."""
+        return replace(self, near=self.near.under(name))
+
+    def parts(self, total: int) -> "Runs":
+        """A place of its own in the same noise."""
+        return Runs(self.near, total)
+
+    def _some(self, draw: Callable[..., Tensor], use: str, at: int, shape: Sequence[int]) -> Tensor:
+        return draw(use, at, (shape[0], self.total, *shape[2:]))[:, self.start : self.start + shape[1]]
 
 
 def example(reward: Reward) -> Method:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._optional import optional
 from ..compare.along import along
 from ..compare.cells import Found, Key, key_of, usual_baseline
 from ..compare.rows import Row, row_of
@@ -91,8 +92,8 @@ def overview(run: Run, searches: Sequence[Search]) -> dict[str, Any]:
         "prompts": list(experiment.prompts),
         "methods": {name: named.kind for name, named in experiment.methods.items()},
         "models": list(experiment.models),
-        "guides": list(experiment.guides),
-        "watchers": {guide: list(experiment.watchers(guide)) for guide in experiment.guides},
+        "objectives": list(experiment.objectives),
+        "held_out": {objective: list(experiment.held_out_from(objective)) for objective in experiment.objectives},
         "budgets": [described(budget) for budget in config["budgets"]],
         "seeds": list(experiment.seeds),
         "baseline": base,
@@ -105,7 +106,8 @@ def overview(run: Run, searches: Sequence[Search]) -> dict[str, Any]:
 
 
 def _yaml(config: dict[str, Any]) -> str:
-    import yaml
+    with optional():
+        import yaml
 
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
 
@@ -114,10 +116,10 @@ def _cell(found: Found, row: Row, own: Sequence[Search]) -> dict[str, Any]:
     """A line of the figures and tables: what a comparison's row says, and the plan."""
     cell, unit = found.cells[row.key], own[0].unit
     seconds = sum(search.seconds for search in cell.searches)
-    said = {row.guide: row.reward.own, **{name: NOTHING for name in cell.scores if name is not None}}
-    said |= {name: estimate.own for name, estimate in row.observed.items()}
+    said = {row.objective: row.reward.own, **{name: NOTHING for name in cell.scores if name is not None}}
+    said |= {name: estimate.own for name, estimate in row.held_out.items()}
     return {
-        **{"model": row.model, "guide": row.guide, "method": row.method, "budget": unit.budget},
+        **{"model": row.model, "objective": row.objective, "method": row.method, "budget": unit.budget},
         "plan": _plan(own),
         "curve": [[step, *best] for step, best in along(found, cell).items()],
         "rewards": {
@@ -153,13 +155,13 @@ def _drawn(search: Search, step: int) -> int:
 
 
 def _line(search: Search, cell: int) -> dict[str, Any]:
-    """A search's place, and its images: (position, reward, observed, KL, ancestor) of each."""
+    """A search's place, and its images: (position, reward, held_out, KL, ancestor) of each."""
     return {
         "cell": cell,
         "seed": search.unit.seed,
         "positions": list(search.positions),
         "images": [
-            [r["position"], r["reward"], list(r["observed"].values()), r["kl"], r["ancestor"]] for r in search.records
+            [r["position"], r["reward"], list(r["held_out"].values()), r["kl"], r["ancestor"]] for r in search.records
         ],
     }
 

@@ -11,6 +11,7 @@ from io import BytesIO
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+from .._optional import optional
 from ..experiments.files import dumps
 from ..experiments.folder import WIDEST, Run
 from ._data import Search, lineage
@@ -204,7 +205,8 @@ def _sheet(stored: bytes, tile: Size, count: int, coding: Coding | None, held: S
 
 def _picked(sheet: Any, tile: Size, count: int, held: Sequence[int]) -> Any:
     """A sheet of some of the thumbnails."""
-    from PIL import Image
+    with optional():
+        from PIL import Image
 
     (w, h), before, after = tile, _columns(tile, count), _columns(tile, len(held))
     picked = Image.new("RGB", (after * w, -(-len(held) // after) * h))
@@ -233,7 +235,8 @@ def _size(size: Size, pixels: int | None) -> Size:
 
 
 def _open(stored: bytes) -> Any:
-    from PIL import Image
+    with optional():
+        from PIL import Image
 
     return Image.open(BytesIO(stored))
 

@@ -32,7 +32,7 @@ function rewards() {
   const cells = shown(true),
     host = $("rewards");
   if (!cells.length) return host.replaceChildren(nothing());
-  const names = [state.guide, ...data.watchers[state.guide]];
+  const names = [state.objective, ...data.held_out[state.objective]];
   const several = data.budgets.length > 1;
   const has = (name) => cells.some((cell) => cell.rewards[name] !== null);
   const above = has("above"),
@@ -93,7 +93,7 @@ function rewards() {
         {},
         head("Method", ""),
         several && head("Budget", "a prompt"),
-        head(state.guide, "guide"),
+        head(state.objective, "objective"),
         above && head("difference", `to ${short(first, 24)}`),
         names.slice(1).map((name) => head(name, "held out")),
         kl && head("KL", "nats"),
@@ -110,7 +110,7 @@ function rewards() {
       `Mean reward of the best image of each prompt${plain ? " (of plain sampling, where nothing chooses, of all its images)" : ""} `,
       `with its 95% interval ${over()}, drawn to one scale a column; higher is better`,
       above ? `; differences to ${short(first, 40)} are paired.` : ".",
-      names.length > 1 ? " Held-out rewards never steer: a guide that rises while they fall has been fooled." : "",
+      names.length > 1 ? " Held-out rewards never steer: a objective that rises while they fall has been fooled." : "",
       kl ? " KL: of the searched path to the pretrained one, where the choices made say it." : "",
       ess ? " ESS: effective number of the returned images by their weights." : "",
     ),
@@ -445,7 +445,7 @@ function curves() {
   const steps = Math.max(...cells.map((cell) => cell.plan.b.length));
   const digits = digitsWithin(
     cells.flatMap((cell) => cell.curve.map((point) => point.slice(1))),
-    digitsOf(state.guide),
+    digitsOf(state.objective),
   );
   const made = figure(host, {
     steps,
@@ -453,7 +453,7 @@ function curves() {
     names: cells.map((cell) => cell.method),
     panels: [
       {
-        title: `Best ${state.guide} value of a step`,
+        title: `Best ${state.objective} value of a step`,
         series: cells.map(({ method, curve }) => ({ name: method, points: curve.filter((p) => known(p[1])) })),
         height: 320,
       },
@@ -481,7 +481,7 @@ function curves() {
       cells.some((cell) => cell.bill.pooled) ? " (without prompts that a pool has dropped)" : "",
       `; the band is its 95% interval ${over()}`,
       cells.length > 4 ? ", shown for the method chosen in the legend" : "",
-      ". Before the last step a value is the guide\u2019s reward of the posterior mean unless the method says otherwise, so early points judge blurs; lone dots, side by side, are methods that score only at the end.",
+      ". Before the last step a value is the objective\u2019s reward of the posterior mean unless the method says otherwise, so early points judge blurs; lone dots, side by side, are methods that score only at the end.",
     ),
   );
 }

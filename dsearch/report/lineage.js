@@ -531,9 +531,9 @@ function arbour(host, controls, n, drawn) {
     const node = hover || now,
       rows = [];
     const add = (term, words) => rows.push(h("dt", {}, term), h("dd", {}, words));
-    if (node.kind !== "start") add(node.kind === "returned" ? state.guide : "value", worth(node));
+    if (node.kind !== "start") add(node.kind === "returned" ? state.objective : "value", worth(node));
     if (node.kind === "returned")
-      data.watchers[state.guide].forEach((reward, i) =>
+      data.held_out[state.objective].forEach((reward, i) =>
         add(reward, fixed(search.images[node.j][2][i], digitsOf(reward))),
       );
     if (node.kind === "returned" && known(search.images[node.j][3]))

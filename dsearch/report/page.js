@@ -2,7 +2,7 @@
 
 function header() {
   $("title").textContent = data.title;
-  const watchers = [...new Set(Object.values(data.watchers).flat())];
+  const held_out = [...new Set(Object.values(data.held_out).flat())];
   const parts = [
     plural(methods.length, "method"),
     plural(data.prompts.length, "prompt"),
@@ -10,8 +10,8 @@ function header() {
   ];
   if (data.budgets.length > 1) parts.push(plural(data.budgets.length, "budget"));
   $("summary").append(
-    `${listed(parts)} on ${listed(data.models)}. ${listed(data.guides)} ${data.guides.length > 1 ? "guide" : "guides"} the search`,
-    watchers.length ? `; ${listed(watchers)} ${watchers.length > 1 ? "are" : "is"} held out.` : ".",
+    `${listed(parts)} on ${listed(data.models)}. ${listed(data.objectives)} ${data.objectives.length > 1 ? "objective" : "objectives"} the search`,
+    held_out.length ? `; ${listed(held_out)} ${held_out.length > 1 ? "are" : "is"} held out.` : ".",
   );
   if (data.finished < data.units) {
     note("Unfinished. ", `${data.finished} of ${plural(data.units, "search run")} are done; the report is of those.`);
@@ -33,7 +33,7 @@ function images() {
   const cells = shown(),
     host = $("image-grid");
   if (!cells.length) return host.replaceChildren(nothing());
-  const digits = digitsOf(state.guide);
+  const digits = digitsOf(state.objective);
   const some = data.prompts.slice(0, rowsShown);
   const body = some.map((prompt, position) => {
     const found = cells.map((cell) => {
@@ -95,7 +95,7 @@ function images() {
         )
       : "",
     caption(
-      `The best image of each method for a prompt${cells.some((cell) => data.methods[cell.method] === "plain") ? " (of plain sampling the first)" : ""}, with its ${state.guide} reward (bold: the highest of the row), and below it the others that were returned; choose one to walk its lineage.`,
+      `The best image of each method for a prompt${cells.some((cell) => data.methods[cell.method] === "plain") ? " (of plain sampling the first)" : ""}, with its ${state.objective} reward (bold: the highest of the row), and below it the others that were returned; choose one to walk its lineage.`,
     ),
   );
 }
@@ -113,7 +113,7 @@ function picture(one, method, position, top, digits) {
       {
         class: "pic",
         type: "button",
-        "aria-label": `${alt}, ${state.guide} ${fixed(image[1], digits)}: walk its lineage`,
+        "aria-label": `${alt}, ${state.objective} ${fixed(image[1], digits)}: walk its lineage`,
         onclick: () => walk(method, position),
       },
       src ? h("img", { src, alt: "", decoding: "async" }) : h("span", { class: "empty box-value" }, "no picture"),

@@ -138,7 +138,7 @@ function scatter(columns, steps, choose) {
   const element = h(
     "figure",
     { class: "scatter" },
-    h("div", { class: "panel" }, h("h4", {}, `Values (${state.guide})`)),
+    h("div", { class: "panel" }, h("h4", {}, `Values (${state.objective})`)),
     holder,
     h(
       "figcaption",

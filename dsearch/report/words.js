@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const DASH = ["", "8 3", "3 2.5", "9 3 2.5 3"];
 const methods = Object.keys(data.methods);
-const state = { model: data.models[0], guide: data.guides[0], budget: 0, seed: data.seeds[0] };
+const state = { model: data.models[0], objective: data.objectives[0], budget: 0, seed: data.seeds[0] };
 
 const $ = (id) => document.getElementById(id);
 
@@ -66,17 +66,17 @@ function digitsOf(reward) {
   const seen = [];
   for (const search of data.searches) {
     const cell = data.cells[search.cell];
-    const at = data.watchers[cell.guide].indexOf(reward);
-    for (const [, guide, observed] of search.images) {
-      if (cell.guide === reward) seen.push(guide);
-      else if (at >= 0) seen.push(observed[at]);
+    const at = data.held_out[cell.objective].indexOf(reward);
+    for (const [, objective, held_out] of search.images) {
+      if (cell.objective === reward) seen.push(objective);
+      else if (at >= 0) seen.push(held_out[at]);
     }
   }
   return digitsFor(seen, 0.4);
 }
 
 const shown = (all) =>
-  data.cells.filter((c) => c.model === state.model && c.guide === state.guide && (all || c.budget === state.budget));
+  data.cells.filter((c) => c.model === state.model && c.objective === state.objective && (all || c.budget === state.budget));
 const colour = (method) => `c${methods.indexOf(method) % 8}`;
 const dash = (method) => DASH[(methods.indexOf(method) + Math.floor(methods.indexOf(method) / 8)) % DASH.length];
 
@@ -86,7 +86,7 @@ function searchOf(method, seed, position) {
     return (
       cell.method === method &&
       cell.model === state.model &&
-      cell.guide === state.guide &&
+      cell.objective === state.objective &&
       cell.budget === state.budget &&
       search.seed === seed &&
       search.positions.includes(position)
@@ -113,9 +113,9 @@ function choices() {
     data.models.map((name) => [name, name]),
   );
   add(
-    "guide",
-    "Guide",
-    data.guides.map((name) => [name, name]),
+    "objective",
+    "Objective",
+    data.objectives.map((name) => [name, name]),
   );
   add(
     "budget",

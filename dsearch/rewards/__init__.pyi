@@ -20,4 +20,8 @@ from .combine import weighted as weighted
 from .compressibility import Compressibility as Compressibility
 from .compressibility import Incompressibility as Incompressibility
 from .hps import HPS as HPS
+from .image_reward import ImageReward as ImageReward
 from .pick_score import PickScore as PickScore
+from .vlm_judge import JudgeError as JudgeError
+from .vlm_judge import LocalJudge as LocalJudge
+from .vlm_judge import VLMJudge as VLMJudge

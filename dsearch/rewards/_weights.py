@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._optional import optional
+
 
 def read_weights(path: str | Path, keys: Sequence[str], source: str, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a safetensors or PyTorch file on the CPU, `state_dict` unwrapped; nothing in it is run.
@@ -30,17 +32,23 @@ def read_weights(path: str | Path, keys: Sequence[str], source: str, prefix: str
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise ValueError(f"{str(path)!r} holds no weights that can be read safely ({error}); get {source}") from error
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    require(tensors, keys, path, source)
+    return tensors
+
+
+def require(tensors: Mapping[str, Tensor], keys: Sequence[str], path: str | Path, source: str) -> None:
+    """Raises a ValueError that names the file, the keys it lacks and its source, unless the tensors have every key."""
     missing = [key for key in keys if key not in tensors]
     if missing:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ValueError(f"{str(path)!r} lacks {shown} of {len(keys)} expected keys; get {source}")
-    return tensors
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        with optional():
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
 
         try:
             return load_file(file)

@@ -46,7 +46,7 @@ def load_head(path: str | Path) -> AestheticHead:
     """
     keys = [f"layers.{place}.{kind}" for place in PLACES for kind in ("weight", "bias")]
     weights = read_weights(path, keys, SOURCE)
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         head = AestheticHead(weights["layers.0.weight"].shape[-1])
     head.load_state_dict({key: weights[key].float() for key in keys})
     return head.eval().requires_grad_(False)

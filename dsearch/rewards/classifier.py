@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from dsearch._torchvision import mend
+from dsearch.core.rng import move
 from dsearch.rewards._inputs import check_images, check_prompts
 from dsearch.rewards.clip_score import HUB_ID, Preprocess
+
+from .._optional import optional
 
 __all__ = ["Classifier"]
 
@@ -57,7 +60,7 @@ class Classifier:
         check_images(images, wait=False)
         if self.device is None and self._model.device != images.device:
             self._model.to(images.device)
-        numbers = torch.tensor([self._wanted(prompt) for prompt in prompts], device=self._model.device)
+        numbers = move(torch.tensor([self._wanted(p) for p in prompts], device="cpu"), self._model.device)
         logits = self._model(pixel_values=self.preprocess(images).to(self._model.device, self.dtype)).logits
         log_p = logits.float().log_softmax(dim=-1)
         return log_p.gather(1, numbers[:, None])[:, 0].to(images.device)
@@ -77,7 +80,8 @@ class Classifier:
 
 def _load(path: str | Path, download: bool) -> tuple[Any, dict[str, Any]]:
     mend()
-    from transformers import AutoModelForImageClassification, ImageProcessingMixin
+    with optional():
+        from transformers import AutoModelForImageClassification, ImageProcessingMixin
 
     name, local = str(path), {"local_files_only": not download}
     needed = ("config.json", "model.safetensors", "preprocessor_config.json")

@@ -3,7 +3,6 @@
 import json
 import re
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dsearch._precision import warn_if_emulated
+from dsearch._prompts import by_tokenizer, tell
 from dsearch._torchvision import mend
 from dsearch.rewards._inputs import check_images, check_prompts
 from dsearch.rewards._texts import Remembered
+
+from .._optional import optional
 
 __all__ = ["CLIPScore"]
 
@@ -60,6 +63,7 @@ class CLIPScore:
         model, self._tokenizer, config = _load(path, download)
         self.device = None if device is None else torch.device(device)
         self.dtype = dtype or torch.float32
+        warn_if_emulated(self.dtype, self.device)
         self.preprocess = Preprocess.from_config(config)
         self._model = model.eval().requires_grad_(False).to(device=self.device, dtype=self.dtype)
 
@@ -96,7 +100,7 @@ class CLIPScore:
     def _text_features(self, prompts: list[str]) -> Tensor:
         """Padded to the encoder's full length, so that no embedding depends on its batch-mates' lengths."""
         bound = self._model.config.text_config.max_position_embeddings
-        self._warn_of_cuts(prompts, bound)
+        tell(type(self).__name__, prompts, self._split)
         tokens = self._tokenizer(
             prompts, padding="max_length", truncation=True, max_length=bound, return_tensors="pt"
         ).to(self._model.device)
@@ -105,12 +109,12 @@ class CLIPScore:
             _embedding(self._model.get_text_features(input_ids=ids, attention_mask=mask)).float(), dim=-1
         )
 
-    def _warn_of_cuts(self, prompts: list[str], bound: int) -> None:
-        lengths = map(len, self._tokenizer(prompts, truncation=True, max_length=bound + 1)["input_ids"])
-        for prompt, length in zip(prompts, lengths, strict=True):
-            if length > bound:
-                message = f"this CLIP reads {bound} tokens and scores only the start of {prompt!r}"
-                warnings.warn(message, stacklevel=2)
+    def cut(self, prompt: str) -> str:
+        """What of the prompt the text encoder does not read; "" where it reads all of it."""
+        return self._split(prompt)[1]
+
+    def _split(self, prompt: str) -> tuple[object, str]:
+        return by_tokenizer(self._tokenizer, self._model.config.text_config.max_position_embeddings)(prompt)
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,8 @@ def _load(path: str | Path, download: bool) -> tuple[Any, Any, dict[str, Any]]:
     """A directory or hub id -> the model, its tokenizer and its preprocessing; none runs foreign code."""
     _check_files(path)
     mend()
-    from transformers import AutoTokenizer, CLIPModel, ImageProcessingMixin
+    with optional():
+        from transformers import AutoTokenizer, CLIPModel, ImageProcessingMixin
 
     name, local = str(path), {"local_files_only": not download}
     try:

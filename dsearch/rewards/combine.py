@@ -1,7 +1,6 @@
-"""Rewards made of rewards: sums, z-scores, constraints, a memory for dear ones, threads for slow ones."""
+"""Rewards made of rewards: sums, z-scores, constraints, a memory for expensive ones, threads for slow ones."""
 
 import asyncio
-import hashlib
 import math
 import time
 from collections import OrderedDict
@@ -13,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dsearch.core.contract import Reward
+from dsearch.core.contract import Reward, precise
 from dsearch.rewards._inputs import check_prompts
+from dsearch.rewards._pictures import content
 from dsearch.rewards.compressibility import Compressibility, Incompressibility
 
 __all__ = [
@@ -75,7 +75,7 @@ class ZScored:
         Raises:
             ValueError: for fewer than 2 pictures, or where they all score alike.
         """
-        said = torch.as_tensor(reward(images, prompts)).double()
+        said = precise(_asked(reward, images, prompts))
         std = float(said.std()) if len(said) > 1 else 0.0
         if not std > 0:
             raise ValueError(
@@ -146,7 +146,7 @@ class Cached:
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """What the reward says, or has said before of the same image and prompt: `[N]`."""
         check_prompts(images, prompts)
-        keys = [_content(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        keys = [content(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         new = sorted(row for key, row in first.items() if key not in self._known)
         found = {key: self._known[key] for key in first if key in self._known}
@@ -162,7 +162,7 @@ class Cached:
 
 
 def cached(reward: Reward, size: int = 100_000) -> Cached:
-    """A memory for a dear black box: pictures equal to the bit, under one prompt, are scored once.
+    """A memory for an expensive reward: pictures equal to the bit, under one prompt, are scored once.
 
     Reading pixels waits for an accelerator, so it pays for rewards that cost more than that.
 
@@ -276,20 +276,14 @@ def retried(
 
 
 def _asked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
-    """What a reward says, on the images' device; one number an image, or else the name of the one that did not."""
-    said = torch.as_tensor(reward(images, prompts)).to(images.device)
+    """What a reward says of pictures of its own, on their device; one number per image, or the name of who errs."""
+    said = torch.as_tensor(reward(images.clone(), prompts[:]), device=images.device).clone()
     if said.shape != (len(images),):
         name = getattr(reward, "__name__", type(reward).__name__)
         raise ValueError(
-            f"{name} returned shape {tuple(said.shape)} for {len(images)} images; return one number an image"
+            f"{name} returned shape {tuple(said.shape)} for {len(images)} images; return one number per image"
         )
     return said
-
-
-def _content(image: Tensor, prompt: str) -> bytes:
-    pixels = image.detach().cpu().contiguous()
-    about = f"{pixels.dtype} {tuple(pixels.shape)} {prompt}".encode()
-    return hashlib.blake2b(about + b"\0" + pixels.view(torch.uint8).numpy().tobytes(), digest_size=16).digest()
 
 
 def example() -> Weighted:

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from dsearch.rewards._inputs import check_images, check_prompts
+from dsearch.rewards._pictures import to_uint8
+
+from .._optional import optional
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +60,7 @@ class Compressibility:
     def _kilobytes(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         check_images(images)
         check_prompts(images, prompts)
-        counts = torch.tensor(self._bytes(_to_uint8(images)), dtype=torch.float64)
+        counts = torch.tensor(self._bytes(to_uint8(images)), dtype=torch.float64, device="cpu")
         return (counts / KILOBYTE).to(torch.float32).to(images.device)
 
     def _bytes(self, pixels: "np.ndarray") -> list[int]:
@@ -72,7 +75,8 @@ class Compressibility:
             return [count for counts in pool.map(self._encode, runs) for count in counts]
 
     def _encode(self, pixels: "np.ndarray") -> list[int]:
-        from PIL import Image
+        with optional():
+            from PIL import Image
 
         counts = []
         with _scratch() as file:
@@ -94,15 +98,6 @@ class Incompressibility(Compressibility):
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images `[N, 3, H, W]` -> the kilobytes of each, `[N]`."""
         return self._kilobytes(images, prompts)
-
-
-def _to_uint8(images: Tensor) -> "np.ndarray":
-    """[N, 3, H, W] in [0, 1] -> uint8 [N, H, W, 3] on the host, rounded first: fewer bytes to move."""
-    n, _, height, width = images.shape
-    pixels = torch.empty((n, height, width, 3), dtype=torch.uint8, device=images.device)
-    for row, image in zip(pixels, images.detach(), strict=True):  # a float copy of the whole batch costs more
-        row.copy_((image.float() * 255).round_().permute(1, 2, 0))
-    return pixels.cpu().numpy()
 
 
 def _scratch() -> IO[bytes]:

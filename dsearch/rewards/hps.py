@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dsearch._precision import warn_if_emulated
+from dsearch._prompts import tell
 from dsearch.rewards._inputs import check_images, check_prompts
 from dsearch.rewards._texts import Remembered
 from dsearch.rewards._weights import read_weights
@@ -67,6 +69,7 @@ class HPS:
         net.load_state_dict({key: tensors[key] for key in net.state_dict()})
         self.device = None if device is None else torch.device(device)
         self.dtype = dtype or torch.float32
+        warn_if_emulated(self.dtype, self.device)
         self.size = int(net.visual.image_size[0] if isinstance(net.visual.image_size, tuple) else net.visual.image_size)
         self._model = net.eval().requires_grad_(False).to(device=self.device, dtype=self.dtype)
         self._tokenizer: Any = open_clip.get_tokenizer(model)
@@ -89,6 +92,14 @@ class HPS:
         """N prompts -> float32 `[N, D]` of length 1, on the model's device; a distinct one is encoded once."""
         return self._texts(prompts, self._text_features, self._where)
 
+    def cut(self, prompt: str) -> str:
+        """What of the prompt the text encoder does not read; "" where it reads all of it."""
+        return self._split(prompt)[1]
+
+    def _split(self, prompt: str) -> tuple[object, str]:
+        every, reads = self._tokenizer.encode(prompt), self._model.context_length - 2  # a mark at either end
+        return tuple(every[:reads]), self._tokenizer.decode(every[reads:]).strip()
+
     @property
     def _where(self) -> torch.device:
         return self._model.logit_scale.device
@@ -99,6 +110,7 @@ class HPS:
 
     @torch.inference_mode()
     def _text_features(self, prompts: list[str]) -> Tensor:
+        tell("HPS", prompts, self._split)
         return F.normalize(self._model.encode_text(self._tokenizer(prompts).to(self._where)).float(), dim=-1)
 
 

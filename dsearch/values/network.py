@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core.contract import Beams, Denoiser, Reward, take
+from .._optional import optional
+from ..core.chunks import Chunks
+from ..core.contract import Beams, Denoiser, Reward, Step, take
 from ..core.loop import search
 from ..core.plan import one_of, positive
-from ..core.steps import Step
 from ..core.value import Sees
 from ..methods.plain import plain
 
@@ -56,7 +57,7 @@ class Trajectories:
 
     def split(self, share: float, seed: int = 0) -> tuple[Trajectories, Trajectories]:
         """These runs in two, the second with about `share` of them, drawn at random."""
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(self.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
         cut = len(order) - max(1, round(share * len(order)))
         return self.take(order[:cut]), self.take(order[cut:])
 
@@ -67,7 +68,8 @@ class Trajectories:
 
     def save(self, path: str | Path) -> None:
         """To a safetensors file."""
-        from safetensors.torch import save_file
+        with optional():
+            from safetensors.torch import save_file
 
         tensors = {f"reward/{name}": values.contiguous() for name, values in self.rewards.items()}
         save_file(
@@ -92,12 +94,12 @@ def collect(
     *,
     batch: int = 32,
     seed: int = 20_000,
-    chunk: int | None = 32,
+    chunks: Chunks = Chunks(),  # noqa: B008  # frozen
     progress: bool = False,
 ) -> Trajectories:
     """Samples every prompt plainly, and keeps what the samples looked like on the way and what they ended with.
 
-    It costs `samples * T` rows and `samples` decodes a prompt, whatever the number of rewards.
+    It costs `samples * T` rows and `samples` decodes per prompt, whatever the number of rewards.
 
     Args:
         denoiser: the model.
@@ -106,28 +108,28 @@ def collect(
         samples: of each prompt.
         batch: of these, how many at once.
         seed: apart from the search's.
-        chunk: rows at once through the network.
+        chunks: rows at once, as in `search`.
         progress: a bar for each batch.
     """
     positive("samples", samples), positive("batch", batch)
     if not rewards:
         raise ValueError("no rewards; name at least one, {'aesthetic': reward}")
-    guide = next(iter(rewards.values()))
+    first = next(iter(rewards.values()))
     parts = list[Trajectories]()
     for done in range(0, samples, batch):
         levels: list[tuple[Tensor, Tensor]] = []
 
         def keep(step: Step, beams: Beams, levels: list[tuple[Tensor, Tensor]] = levels) -> None:
-            if step.step < denoiser.num_steps - 1:
+            if step.level < denoiser.num_steps:
                 levels.append((beams.x.half().cpu(), beams.pred.x0.half().cpu()))
 
-        method = plain(guide, min(batch, samples - done))
+        method = plain(first, min(batch, samples - done))
         ids = [f"{i} from {done}" for i in range(len(prompts))]
-        result = search(denoiser, method, prompts, seed=seed, ids=ids, chunk=chunk, progress=progress, callback=keep)
+        result = search(denoiser, method, prompts, seed=seed, ids=ids, chunks=chunks, progress=progress, watch=[keep])
         # The result comes best first; back to the order of the beams.
         images = take(result.images, result.lineage.order.argsort(dim=-1)).flatten(0, 1)
         texts = [text for group in result.prompts for text in group]
-        ends = {name: torch.as_tensor(reward(images, texts)).float().cpu() for name, reward in rewards.items()}
+        ends = {name: torch.as_tensor(reward(images, texts), device="cpu").float() for name, reward in rewards.items()}
         x, x0 = (torch.stack(leaf, dim=2).flatten(0, 1) for leaf in zip(*levels, strict=True))
         parts.append(Trajectories(x, x0, texts, ends))
     return Trajectories(
@@ -169,16 +171,17 @@ class ValueNetwork(nn.Module):
         self.config = {"channels": channels, "num_steps": num_steps, "sees": sees, "width": width}
         self.config["prompt_dim"] = prompt_dim
         self.num_steps, self.sees, self.embed = positive("num_steps", num_steps), sees, embed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        # On the CPU and from its generator alone: torch.manual_seed would seed every device's.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             self.enter = nn.Conv2d(channels, width, 3, stride=2, padding=1)
             self.about = nn.Sequential(nn.Linear(16 + prompt_dim, 2 * width), nn.SiLU())
             self.blocks = nn.ModuleList(_Block(width, 2 * width) for _ in range(4))
             self.leave = nn.Sequential(nn.SiLU(), nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 1))
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("std", torch.ones(()))
+        self.register_buffer("mean", torch.zeros((), device="cpu"))
+        self.register_buffer("std", torch.ones((), device="cpu"))
 
     @classmethod
     def like(cls, runs: Trajectories, *, embed: Embed | None = None, **options: Any) -> ValueNetwork:
@@ -186,10 +189,12 @@ class ValueNetwork(nn.Module):
         prompt_dim = 0 if embed is None else embed(runs.prompts[:1]).shape[-1]
         return cls(runs.x.shape[2], runs.num_steps, prompt_dim=prompt_dim, embed=embed, **options)
 
-    def forward(self, x: Tensor, step: int | Tensor, prompts: Sequence[str]) -> Tensor:
+    def forward(self, x: Tensor, level: int | Tensor, prompts: Sequence[str]) -> Tensor:
         """Samples `[R, C, ...]` of one level, or of one each `[R]`, and R prompts -> `[R]` in units of the reward."""
-        level = torch.as_tensor(step, device=x.device).expand(len(x)) / self.num_steps
-        waves = level[:, None] * math.pi * torch.arange(1, 9, device=x.device)
+        if isinstance(level, int):
+            level = torch.full((len(x),), level, device=x.device)  # a copy from the host would wait
+        time = level.to(x.device).expand(len(x)) / self.num_steps
+        waves = time[:, None] * math.pi * torch.arange(1, 9, device=x.device)
         about = [waves.sin(), waves.cos()]
         if self.embed is not None:
             about.append(self.embed(list(prompts)).to(x.device, torch.float32))
@@ -204,7 +209,8 @@ class ValueNetwork(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """To a safetensors file, sizes included; `embed` is not saved."""
-        from safetensors.torch import save_file
+        with optional():
+            from safetensors.torch import save_file
 
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path, {"config": json.dumps(self.config)})
 
@@ -275,7 +281,7 @@ def fit(
         runs: from `collect`; at least 10.
         reward: the name of one of their rewards.
         steps: of AdamW, its rate warmed up and annealed.
-        batch: samples a step.
+        batch: samples per step.
         rate: the highest learning rate.
         weight_decay: of AdamW.
         held_out: share of the runs to judge by.
@@ -297,15 +303,15 @@ def fit(
     ends = runs.rewards[reward]
     network.mean.fill_(ends.mean()), network.std.fill_(ends.std().clamp(min=1e-12))
     runs, watched = runs.split(held_out, seed)
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator("cpu").manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=positive("steps", steps))
     looks, recent, every = list[Look](), list[Tensor](), max(1, steps // 20)
     best, kept = math.inf, dict[str, Tensor]()
     network.train()
     for i in range(steps):
-        run = torch.randint(len(runs.prompts), (batch,), generator=draws)
-        level = torch.randint(1, runs.num_steps, (batch,), generator=draws)
+        run = torch.randint(len(runs.prompts), (batch,), generator=draws, device="cpu")
+        level = torch.randint(1, runs.num_steps, (batch,), generator=draws, device="cpu")
         loss = _error(network, runs, reward, run, level)
         optimizer.zero_grad()
         loss.backward()
@@ -337,7 +343,8 @@ def _held_out(network: ValueNetwork, runs: Trajectories, reward: str, most: int 
     """Over every level of the runs, or of as many runs as make `most` samples."""
     levels = runs.num_steps - 1
     count = min(len(runs.prompts), max(1, most // levels))
-    run, level = torch.arange(count).repeat_interleave(levels), torch.arange(1, levels + 1).repeat(count)
+    run = torch.arange(count, device="cpu").repeat_interleave(levels)
+    level = torch.arange(1, levels + 1, device="cpu").repeat(count)
     network.eval()
     errors = [
         _error(network, runs, reward, r, t) * len(r) for r, t in zip(run.split(256), level.split(256), strict=True)
@@ -347,7 +354,8 @@ def _held_out(network: ValueNetwork, runs: Trajectories, reward: str, most: int 
 
 
 def _opened(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import safe_open
+    with optional():
+        from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

@@ -1,0 +1,77 @@
+"""From a loaded pipeline of diffusers to the adapter that searches it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from .. import adapters
+from ..core.contract import Denoiser
+
+__all__ = ["from_pipeline"]
+
+
+def from_pipeline(pipe: Any, **options: Any) -> Denoiser:
+    """The denoiser of a loaded pipeline: the adapter of the nearest class it derives from, or else `AnyPipeline`.
+
+        denoiser = dsearch.adapters.from_pipeline(pipe, num_inference_steps=30, guidance_scale=5.0)
+
+    is `StableDiffusionXL(pipe, num_inference_steps=30, guidance_scale=5.0)` for a `StableDiffusionXLPipeline`. A
+    subclass of your own is searched as the class it derives from: a `__call__` of its own is not run.
+
+    Args:
+        pipe: the pipeline, loaded and on its device; it is not changed.
+        **options: of the adapter: `num_inference_steps`, and what else its class documents.
+
+    Raises:
+        TypeError: for a name or a class in the place of a loaded pipeline, a class that no adapter takes, or an option
+            that the adapter does not have.
+        ValueError: for an option of a value that cannot work.
+    """
+    adapter = adapter_of(pipe)
+    refuse_unknown(adapter.__name__, options, options_of(adapter, pipe))
+    return adapter(pipe, **options)
+
+
+def adapter_of(pipe: Any) -> Any:
+    """The adapter class that takes this pipeline."""
+    if isinstance(pipe, str | Path):
+        raise TypeError(
+            f"{str(pipe)!r} names a model; load it first: diffusers.DiffusionPipeline.from_pretrained({str(pipe)!r})"
+        )
+    if isinstance(pipe, type):
+        load = f"{pipe.__name__}.from_pretrained(...)" if hasattr(pipe, "from_pretrained") else f"{pipe.__name__}(...)"
+        raise TypeError(f"{pipe.__name__} is a class; pass an instance of it: {load}")
+    taken: dict[str, Any] = {}
+    for name in dir(adapters):
+        for pipeline in getattr(getattr(adapters, name), "pipelines", ()):
+            taken.setdefault(pipeline, getattr(adapters, name))
+    kinds = [base.__name__ for base in type(pipe).__mro__]
+    if found := next((taken[kind] for kind in kinds if kind in taken), None):
+        return found
+    if "DiffusionPipeline" in kinds:
+        return adapters.AnyPipeline
+    raise TypeError(
+        f"no adapter takes a {type(pipe).__name__}; those taken: {', '.join(sorted(taken))}. Any object with the "
+        "methods of dsearch.Denoiser can be searched"
+    )
+
+
+def options_of(adapter: Any, pipe: Any) -> list[str]:
+    """What an adapter takes beside its pipeline; one for any pipeline takes what the pipeline's own call does."""
+    known = inspect.signature(adapter).parameters
+    own = [name for name, one in known.items() if one.kind is not one.VAR_KEYWORD][1:]
+    return own if len(own) == len(known) - 1 else [*own, *inspect.signature(type(pipe).__call__).parameters]
+
+
+def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises TypeError for the first name that is not known, with the nearest that is."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}? It" if near else "it"
+            raise TypeError(f"{owner} has no option {name!r}; {hint} takes {', '.join(known)}")

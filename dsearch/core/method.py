@@ -1,0 +1,136 @@
+"""A method is data: a plan and three small functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import Tensor
+
+from .budget import Budget
+from .contract import Beams, Potential, Reward, Rng, Selector, Step
+from .engine import Engine
+from .plan import Bill, Plan
+from .watch import Watching
+
+__all__ = ["Expand", "Method", "Rounds", "Sized", "Source", "Value"]
+
+
+class Value(Protocol):
+    """An estimate of the reward a candidate will end with."""
+
+    def __call__(self, children: Beams, level: int, engine: Engine) -> Tensor:
+        """Candidates at a level, leaves `[B, N, ...]` -> `[B, N]`."""
+        ...
+
+    def cost(self, level: int, num_steps: int) -> Bill:
+        """What valuing one candidate at a level costs."""
+        ...
+
+
+class Source(Protocol):
+    """Where the rounds of a noise search get their noise from."""
+
+    def next(self, rewards: Tensor | None) -> Rng:
+        """The final rewards `[B, k]` of the round before (None at first) -> the noise of the next round."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The beams of a plan, run in equal parts one after another: each round is a run from x_T to the clean end.
+
+    Attributes:
+        count: how many; the plan's beams are divided among them.
+        source: makes the noise source of a search from its rng.
+        independent: whether no round's noise depends on another's rewards.
+    """
+
+    count: int
+    source: Callable[[Rng], Source]
+    independent: bool
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A plan that has a size, which `Method.within` may change.
+
+    Attributes:
+        make: `(size, num_steps) -> Plan`, its bill rising with the size.
+        size: 1 or more.
+    """
+
+    make: Callable[[int, int], Plan]
+    size: int
+
+    def __call__(self, num_steps: int) -> Plan:
+        """The plan at its size."""
+        return self.make(self.size, num_steps)
+
+
+Expand = Callable[[Engine, "Method", Plan, int, Beams, Watching, "Tensor | None"], "tuple[Beams, Step, Tensor | None]"]
+"""`(engine, method, plan, i, beams, watching, stop) -> (survivors, what step i did, their images at the clean end)`."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A search method: a plan and three small functions, and for some a way of their own to take a step.
+
+    To change one, `dataclasses.replace(method, value=...)`.
+
+    Attributes:
+        plan: `num_steps -> Plan`; a `Sized` one where the method can be sized to a budget.
+        reward: what is searched for.
+        value: how a candidate's final reward is estimated on the way.
+        potential: how values become weights.
+        select: which candidates live on.
+        pool: one group over all prompts, beam k carrying prompt k mod P (the published code's way).
+        name: for tables and errors.
+        rounds: for noise search, the runs among which the beams are divided.
+        expand: how a step draws and chooses; None for all children at once (`dsearch.core.expand`).
+    """
+
+    plan: Callable[[int], Plan]
+    reward: Reward
+    value: Value
+    potential: Potential
+    select: Selector
+    pool: bool = False
+    name: str = "method"
+    rounds: Rounds | None = None
+    expand: Expand | None = None
+
+    def bill(self, num_steps: int) -> Bill:
+        """What a run of `num_steps` will cost a group at most, known before anything is spent.
+
+        A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early spend less.
+        """
+        return self.plan(num_steps).bill(self.cost)
+
+    def cost(self, level: int, num_steps: int) -> Bill:
+        """What the value of one candidate that the plan draws at a level costs at most.
+
+        A method with an `expand` of its own may draw it later, where values may cost more.
+        """
+        if self.expand is None:
+            return self.value.cost(level, num_steps)
+        later = [self.value.cost(at, num_steps) for at in range(level, num_steps)]
+        return Bill(*(max(units) for units in zip(*later, strict=True)))
+
+    def checked(self) -> Method:
+        """Itself, after a look at the plan of a single step: bad sizes are refused where a method is made."""
+        self.plan(1)
+        return self
+
+    def within(self, budget: Budget, num_steps: int) -> Method:
+        """This method at the largest size whose bill for `num_steps` stays within the budget; all else stays.
+
+        Raises:
+            ValueError: where its plan has no size to change, or where even the smallest costs more.
+        """
+        plan = self.plan
+        if not isinstance(plan, Sized):
+            raise ValueError(f"the plan of {self.name} has no size; give it plan=Sized(make, size)")
+        size = budget.largest(lambda n: replace(plan, size=n)(num_steps).bill(self.cost), self.name)
+        return replace(self, plan=replace(plan, size=size))

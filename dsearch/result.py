@@ -1,0 +1,213 @@
+"""What `dsearch.search` returns: the core's result, to be looked at, kept and moved."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+import unicodedata
+from html import escape
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .core.contract import map_tree
+from .core.result import Result as Found
+from .plots import to_pil
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Result"]
+
+RECORD = "result.json"
+"""The file of a folder that says what `save` has written there."""
+
+BY = "dsearch.Result.save"
+"""What that file says of itself."""
+
+LIMIT = 350_000
+"""Characters of HTML that a result is shown with at most."""
+
+SHOWN = 8
+"""Prompts, and images of each, that are shown at most."""
+
+
+class Result(Found):
+    """What a search found; the K survivors of each of the B groups, best first.
+
+    The fields are those of `dsearch.core.result.Result`. A notebook shows the images with their rewards and the bill.
+    """
+
+    @classmethod
+    def of(cls, found: Found) -> Result:
+        """The same result, as this class."""
+        return cls(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
+
+    def to(self, device: str | torch.device) -> Result:
+        """The same result with every tensor on a device."""
+        return map_tree(lambda leaf: leaf.to(device), self)
+
+    def pil(self) -> list[list[Image]]:
+        """`pil()[b][k]` is the Pillow image of `images[b, k]`.
+
+        Raises:
+            TypeError: where what was found is no images.
+        """
+        return _pil(self.images)
+
+    def save(self, folder: str | Path) -> list[list[Path]]:
+        """Writes a PNG file per image, and `result.json` with prompts, rewards and the bill.
+
+        Files are named by position, rank and a few words of the prompt, `000-00-cat.png`. What an earlier `save` wrote
+        into the folder is replaced; nothing else is.
+
+        Args:
+            folder: made if it is not there.
+
+        Returns:
+            `paths[b][k]` of `images[b, k]`.
+
+        Raises:
+            FileExistsError: where another file has one of the names; nothing has been written then.
+            TypeError: where what was found is no images.
+        """
+        from .experiments.files import dumps, write
+
+        pictures, folder = self.pil(), Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file; save to a folder")
+        paths = [[folder / _name(b, k, text) for k, text in enumerate(group)] for b, group in enumerate(self.prompts)]
+        written = _written(folder)
+        for path in (folder / RECORD, *chain(*paths)):
+            if path not in written and (path.exists() or path.is_symlink()):
+                raise FileExistsError(f"no earlier save wrote {path}; save to another folder, or move it away")
+        for stale in written - {folder / RECORD, *chain(*paths)}:
+            stale.unlink(missing_ok=True)
+        images = [
+            {"file": paths[b][k].name, "prompt": text, "rank": k, **self._scores(b, k)}
+            for b, group in enumerate(self.prompts)
+            for k, text in enumerate(group)
+        ]
+        record = {"by": BY, "images": images, "bill": self.cost.bill._asdict()}
+        write(folder / RECORD, dumps(record, indent=1).encode())  # first: it says whose the pictures are
+        for path, picture in zip(chain(*paths), chain(*pictures), strict=True):
+            write(path, _png(picture))
+        return paths
+
+    def __repr__(self) -> str:
+        """Three lines: what was found, the best rewards, and what was spent."""
+        best = [f"{_short(group[0], 24)!r} {self.rewards[b, 0]:.4g}" for b, group in enumerate(self.prompts[:4])]
+        more = f", and {len(self.prompts) - 4} more" if len(self.prompts) > 4 else ""
+        return (
+            f"{self._size()}: images {list(self.images.shape)}\n"
+            f"  best rewards: {', '.join(best)}{more}\n"
+            f"  {self._spent()}"
+        )
+
+    def _repr_html_(self) -> str:
+        """The best images of the first prompts, their rewards and the bill; pictures as small as the limit asks."""
+        page = ""
+        for pixels in (256, 128, 64, 32):
+            page = self._page(pixels)
+            if len(page) <= LIMIT:
+                break
+        return page
+
+    def _page(self, pixels: int) -> str:
+        shown = self.images[:SHOWN, :SHOWN]
+        pictures = _pil(shown) if _pictorial(shown) else None
+        rows = []
+        for b, group in enumerate(self.prompts[:SHOWN]):
+            cells = []
+            for k, text in enumerate(group[:SHOWN]):
+                scores = self._scores(b, k)
+                said = [f"{scores['reward']:.4g}"]
+                said += [f"{_words(name, 40)} {score:.4g}" for name, score in scores.get("held_out", {}).items()]
+                said += [_words(text, 24)] * (text != group[0])  # of a pool
+                picture = "" if pictures is None else _img(pictures[b][k], pixels, text)
+                cells.append(f"<td style='text-align:center'>{picture}{'<br>'.join(said)}</td>")
+            rows.append(f"<tr><th style='text-align:left'>{_words(group[0], 80)}</th>{''.join(cells)}</tr>")
+        hidden = len(self.prompts) > SHOWN or len(self.prompts[0]) > SHOWN
+        about = f"{self._size()}{f'; the first {SHOWN} are shown' if hidden else ''}. {self._spent()}."
+        return f"<table>{''.join(rows)}</table><p>{escape(about)}</p>"
+
+    def _scores(self, b: int, k: int) -> dict[str, Any]:
+        """What the rewards say of an image."""
+        held_out = {name: float(scores[b, k]) for name, scores in self.held_out.items()}
+        return {"reward": float(self.rewards[b, k]), **({"held_out": held_out} if held_out else {})}
+
+    def _size(self) -> str:
+        groups, kept = self.rewards.shape
+        return f"Result of {groups} {self._group}{'s' * (groups != 1)} x {kept} kept"
+
+    @property
+    def _group(self) -> str:
+        """What a group is: a prompt, or the pool of all."""
+        return "prompt" if all(len(set(group)) == 1 for group in self.prompts) else "pool"
+
+    def _spent(self) -> str:
+        """What a group cost."""
+        units = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in self.cost.bill._asdict().items())
+        return f"spent per {self._group}: {units}"
+
+
+def _pictorial(images: Tensor) -> bool:
+    """Whether `[B, K, C, H, W]` holds pictures, in grey or RGB."""
+    return images.dim() == 5 and images.shape[2] in (1, 3) and images.is_floating_point()
+
+
+def _pil(images: Tensor) -> list[list[Image]]:
+    if not _pictorial(images):
+        raise TypeError(
+            f"what was found is {tuple(images.shape)} {images.dtype}, and images are [B, K, 3, H, W] in [0, 1]; "
+            "result.images holds what the model's decode made"
+        )
+    return [to_pil(group.expand(-1, 3, -1, -1).clamp(0, 1)) for group in images]
+
+
+def _name(b: int, k: int, prompt: str) -> str:
+    """A file's name: a prompt adds letters, digits and underscores to it, and nothing that could lead elsewhere."""
+    words = "-".join(re.findall(r"\w+", unicodedata.normalize("NFKC", prompt).lower()))[:40]
+    return f"{b:03}-{k:02}{'-' * bool(words)}{words}.png"
+
+
+def _written(folder: Path) -> set[Path]:
+    """The files that an earlier `save` wrote into the folder."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        names = [image["file"] for image in record["images"]] if record["by"] == BY else None
+    except (OSError, ValueError, TypeError, KeyError):  # no record of ours
+        names = None
+    if names is None:
+        return set()
+    return {folder / RECORD, *(folder / name for name in names if re.fullmatch(r"\d{3,}-\d\d+(-[\w-]+)?\.png", name))}
+
+
+def _png(picture: Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _img(picture: Image, pixels: int, text: str) -> str:
+    """An element with the picture in it, at most so many pixels wide and high."""
+    small = picture.copy()
+    small.thumbnail((pixels, pixels))
+    coded = base64.b64encode(_png(small)).decode()
+    style = f"width:{max(128, small.width)}px;image-rendering:{'auto' if small.width >= 128 else 'pixelated'}"
+    return f"<img src='data:image/png;base64,{coded}' alt='{_words(text, 80)}' style='{style}'><br>"
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _words(text: str, longest: int) -> str:
+    """Text for a page, where a lone surrogate cannot be sent."""
+    return escape(_short(text, longest).encode(errors="replace").decode())

@@ -364,7 +364,7 @@ def test_bills_that_differ_by_more_than_a_twentieth_are_named(tmp_path):
     found = told(made(tmp_path / "run2", spend=lambda u, n: n - 6 * (u.method == "other")), tmp_path / "out2")
     notes = [note for note in found.notes if "Unequal bills" in note]
     assert notes == [
-        "Unequal bills, 100 model calls: the most is 100 model calls a prompt, other 94 (box, searched for objective)."
+        "Unequal bills, 100 model calls: the most is 100 model calls per prompt, other 94 (box, searched for objective)."
     ]
 
 
@@ -378,7 +378,7 @@ def test_seconds_are_medians_a_prompt_without_the_search_that_warms_up(tmp_path)
 
     found = told(made(tmp_path / "run", plan, seconds=seconds), tmp_path / "out", drawn=True)
     assert [r.seconds for r in found.rows] == [3, 5.5]  # medians of 2, 3, 4 and of 4, 5, 6, 7
-    assert any("the most is 5.5 seconds a prompt, best 3" in note for note in found.notes)
+    assert any("the most is 5.5 seconds per prompt, best 3" in note for note in found.notes)
     assert (tmp_path / "out" / "reward_0_seconds.png").exists()
 
 

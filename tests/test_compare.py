@@ -19,7 +19,9 @@ import dsearch
 from dsearch import methods
 from dsearch.adapters import toy
 from dsearch.compare import compare, jackknife, over_prompts, over_seeds, rank_correlation
+from dsearch.compare.along import along
 from dsearch.compare.anchors import ANCHORS, differing, matching
+from dsearch.compare.cells import Found
 from dsearch.compare.drawing import draw, front
 from dsearch.compare.metrics import diversity, interval
 from dsearch.compare.ranks import descent
@@ -329,6 +331,30 @@ def test_budgets_stand_by_size_and_each_pairs_at_its_own(tmp_path):
     assert "Methods as given are not sized to one bill" in found.table()
 
 
+def test_plain_sampling_pairs_with_every_budget_where_it_has_but_one(tmp_path):
+    plan = (
+        PLAN.replace("best: best_of_n", "best: plain") + "sweeps: [{methods: best, budgets: [{}]}, {methods: other}]\n"
+    )
+    run = made(tmp_path / "run", plan)
+    found = told(run, tmp_path / "out", baseline="best")
+    at = {(u.method, u.seed, run.experiment.budgets[u.budget].get("model_calls")): u for u in run.units}
+    for budget in (100, 200):
+        ours, theirs = (
+            cells(*[[score(at[method, s, own], p) for p in range(3)] for s in range(4)])
+            for method, own in (("other", budget), ("best", None))
+        )
+        assert row(found, "other", budget).reward.above == over_seeds(ours - theirs)
+    other = told(run, tmp_path / "out2", baseline="other")
+    assert row(other, "best", 0).reward.above is None
+    assert "other has no budget in common with: best as given." in other.table()
+
+
+def test_each_seed_of_a_sweep_counts(tmp_path):
+    plan = PLAN + "sweeps: [{budgets: [{model_calls: 100}]}, {budgets: [{model_calls: 200}], seeds: 2}]\n"
+    found = told(made(tmp_path / "run", plan), tmp_path / "out")
+    assert [(r.budget[0][1], r.seeds) for r in found.rows] == [(100, 4), (100, 4), (200, 2), (200, 2)]
+
+
 # Notes
 
 
@@ -338,7 +364,7 @@ def test_bills_that_differ_by_more_than_a_twentieth_are_named(tmp_path):
     found = told(made(tmp_path / "run2", spend=lambda u, n: n - 6 * (u.method == "other")), tmp_path / "out2")
     notes = [note for note in found.notes if "Unequal bills" in note]
     assert notes == [
-        "Unequal bills, 100 model calls: the most is 100 model calls a prompt, other 94 (box, searched for objective)."
+        "Unequal bills, 100 model calls: the most is 100 model calls per prompt, other 94 (box, searched for objective)."
     ]
 
 
@@ -352,7 +378,7 @@ def test_seconds_are_medians_a_prompt_without_the_search_that_warms_up(tmp_path)
 
     found = told(made(tmp_path / "run", plan, seconds=seconds), tmp_path / "out", drawn=True)
     assert [r.seconds for r in found.rows] == [3, 5.5]  # medians of 2, 3, 4 and of 4, 5, 6, 7
-    assert any("the most is 5.5 seconds a prompt, best 3" in note for note in found.notes)
+    assert any("the most is 5.5 seconds per prompt, best 3" in note for note in found.notes)
     assert (tmp_path / "out" / "reward_0_seconds.png").exists()
 
 
@@ -569,6 +595,39 @@ def test_a_true_run_is_told_in_full(truly):
     assert row(found, "SVDD", 0, "red").reward.own.mean == pytest.approx(np.mean(best))
     assert {name for _, _, name in found.correlations} == {"SVDD", "FK", "pool"}
     assert all(-1 <= low <= rho <= high <= 1 for one in found.correlations.values() for rho, low, high in one.values())
+
+
+def test_values_along_the_way_are_the_best_of_each_prompts_candidates(truly):
+    run, _, _ = truly
+    found = Found([run])
+    for key in found.ready:
+        steps, plain = along(found, found.cells[key]), key.method == "plain"
+        for step, told_ in steps.items():
+            table = torch.full((5, 2), torch.nan, dtype=torch.float64)
+            for unit in run.units:
+                if unit.method == key.method:
+                    trace = run.trace(unit)
+                    for p in range(2):
+                        owners = candidates(trace, step, p, pooled=key.method == "pool")
+                        own = trace.values[step][0 if key.method == "pool" else p][owners]
+                        if len(own):
+                            table[unit.seed, p] = float(own.double().mean() if plain else own.max())
+            assert told_ == pytest.approx(over_seeds(table, key.method == "pool"))
+        assert steps[7].mean == pytest.approx(row(told([run], run.folder / "x"), key.method, 0, "red").reward.own.mean)
+
+
+def candidates(trace, step, prompt, pooled):
+    """The candidates of a step whose beam of x_T carries a prompt."""
+    n = trace.alive[step] * trace.width[step]
+    if not pooled:
+        return torch.arange(n)
+    found = []
+    for j in range(n):
+        beam = j // trace.width[step]
+        for i in reversed(range(step)):
+            beam = int(trace.child[i][0, beam]) // trace.width[i]
+        found += [j] if beam % 2 == prompt else []
+    return torch.tensor(found, dtype=torch.long)
 
 
 def test_a_pools_bill_is_shared_by_its_prompts(truly):

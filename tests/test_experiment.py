@@ -1,5 +1,6 @@
 """Experiments as plain data: what YAML says, what it may not say, and on which line it said it."""
 
+import dataclasses
 import json
 import re
 
@@ -104,6 +105,13 @@ LEAST = "prompts: [cat]\nrewards: {size: compressibility}\nmethods: {SVDD: svdd}
         (LEAST + "models:\n  a: {device: 0}\n", 5, "models.a.device: 0 is not a string"),
         (LEAST + "prices: {model_call: 1}\n", 4, "prices: decode is missing"),
         (LEAST + "methods: {SVDD: svdd}\n", 4, "methods stands twice"),
+        (LEAST + "sweeps:\n  - {seed: 3}\n", 5, "sweeps.0.seed: unknown; did you mean 'seeds'?"),
+        (LEAST + "sweeps:\n  - {}\n  - {methods: SVD}\n", 6, "sweeps.1.methods: none is 'SVD'; did you mean 'SVDD'?"),
+        (LEAST + "sweeps:\n  - {objectives: [size, clip]}\n", 5, "sweeps.0.objectives: none is 'clip'; known: size"),
+        (LEAST + "sweeps:\n  - {budgets: [{rows: 4}]}\n", 5, "sweeps.0.budgets.0.rows: unknown"),
+        (LEAST.replace("svdd}", "svdd, X: fk}") + "sweeps:\n  - {methods: SVDD}\n", 3, "methods.X: no sweep runs it"),
+        (LEAST + "pilot: {samples: 2}\n", 4, "pilot.samples: 2 is not a whole number of at least 3"),
+        (LEAST + "pilot: {rows: 2}\n", 4, "pilot.rows: unknown; known: samples, prompts, seed"),
         (LEAST + "seeds: [1\nbatch: 2\n", 5, "expected ',' or ']'"),
         (LEAST + "1: 2\n", 4, "the name 1 is not a string"),
     ],
@@ -128,6 +136,8 @@ def test_what_is_wrong_is_named_with_its_line(text, line, told):
         ("compressibility", "{kind: compressibility, quality: 3, x: 1}", 2, "has no argument 'x'"),
         ("compressibility", "json:nothing", 2, "json:nothing"),
         ("compressibility", "given", 2, "no object was given for it"),
+        ("SVDD: svdd", "X: {kind: tuned, gains: pilot}", 3, "gains: a pilot measures std and gain, not gains"),
+        ("SVDD: svdd", "X: {kind: fk, lam: {per_std: much}}", 3, "lam: {'per_std': 'much'} is not {per_std: NUMBER}"),
         ("SVDD: svdd}", "SVDD: published}\nbudgets: [{model_calls: 40}]", 4, "published"),
         ("SVDD: svdd}", "SVDD: svdd}\nbudgets:\n  - {}\n  - {model_calls: 4}", 6, "the smallest svdd costs"),
     ],
@@ -178,6 +188,59 @@ def experiments(draw):
         batch=draw(st.none() | st.integers(1, 9)),
         thumbnails=draw(st.integers(0, 9)),
     )
+
+
+@st.composite
+def swept(draw):
+    """An experiment with sweeps, and what each of them names."""
+    whole = draw(experiments())
+    axes = {
+        "models": [*whole.models],
+        "objectives": [*whole.rewards],
+        "methods": [*whole.methods],
+        "seeds": [*range(9)],
+    }
+    axes["budgets"] = [{}, {"decodes": 3}, {"model_calls": 8}]
+    some = {name: st.lists(st.sampled_from(axis), min_size=1, max_size=2, unique_by=str) for name, axis in axes.items()}
+    sweeps = draw(st.lists(st.fixed_dictionaries({}, optional=some), min_size=1, max_size=3))
+    return whole, [*sweeps, {"methods": list(whole.methods)}]
+
+
+@given(swept())
+def test_sweeps_cover_what_each_names_and_nothing_twice(drawn):
+    whole, sweeps = drawn
+    found = dataclasses.replace(whole, sweeps=tuple(sweeps))
+
+    def named(unit):
+        return unit.model, unit.objective, str(found.budgets[unit.budget]), unit.method, unit.seed, unit.positions
+
+    wanted = set()
+    for sweep in sweeps:
+        own = dataclasses.replace(whole, **{k: tuple(v) for k, v in sweep.items() if k not in ("models", "methods")})
+        wanted |= {
+            (u.model, u.objective, str(own.budgets[u.budget]), u.method, u.seed, u.positions)
+            for u in own.units()
+            if u.model in sweep.get("models", [u.model]) and u.method in sweep.get("methods", [u.method])
+        }
+    units = [named(unit) for unit in found.units()]
+    assert len(units) == len(set(units)) and set(units) == wanted
+    assert [u.model for u in found.units()] == sorted((u.model for u in found.units()), key=list(found.models).index)
+    again = from_data(json.loads(json.dumps(found.as_dict())))
+    assert again == found and again.units() == found.units()
+
+
+@given(swept(), st.data())
+def test_the_part_under_an_objective_is_its_searches(drawn, data):
+    whole, sweeps = drawn
+    found = dataclasses.replace(whole, sweeps=tuple(sweeps), held_out=())
+    objective = data.draw(st.sampled_from(found.objectives))
+    part = found.under(objective)
+
+    def told(experiment):
+        units = [unit for unit in experiment.units() if unit.objective == objective]
+        return [(u.model, str(experiment.budgets[u.budget]), u.method, u.seed, u.positions) for u in units]
+
+    assert told(part) == told(found) and part.objectives == (objective,)
 
 
 @given(experiments())

@@ -134,6 +134,18 @@ def test_rewards_import_core_and_the_box_of_weights_and_no_adapter_or_method(mod
     )
 
 
+ROOMS = ("core", "studies", "experiments", "compare", "report", "cli")
+"""Each room imports none of those behind it."""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_no_room_that_stands_on_them(room):
+    behind = ROOMS[ROOMS.index(room) + 1 :]
+    for module in within(room):
+        found = ours(module)
+        assert outside(found, *behind) == found, f"{module} imports {sorted(found - outside(found, *behind))}"
+
+
 @pytest.mark.parametrize("module", [m for m in MODULES if m not in (*within("cli"), "dsearch.__main__")])
 def test_nothing_imports_the_command_line(module):
     assert not {name for name in ours(module) if name in (*within("cli"), "dsearch.__main__")}

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dsearch import HeldOut, SearchError, search
+from dsearch import Budget, HeldOut, SearchError, methods, pilot, search
 from dsearch.adapters import GaussianMixture
 from dsearch.experiments import runs
 from dsearch.experiments.build import Workshop
@@ -64,7 +64,7 @@ def files(folder):
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and not file.name.startswith((".shard", ".prices", "timing"))
+        if file.is_file() and not file.name.startswith((".shard", ".prices", ".pilots", "timing"))
     }
 
 
@@ -338,6 +338,40 @@ def test_budgets_in_seconds_are_measured_once_and_kept(tmp_path):
     other = toy(budgets=({"seconds": 0.5},), prices=fixed, methods={"SVDD": Named("svdd")})
     run = runs.run(other, tmp_path / "fixed")
     assert {r["bill"]["model_calls"] for r in run.records()} == {1 + 9 * 5}  # the widest within 50 rows
+
+
+PILOTED = {
+    "FK": Named("fk", {"lam": {"per_std": 3}, "every": 2}),
+    "as given": Named("fk", {"every": 2}),
+    "tuned": Named("tuned", {"gain": "pilot"}),
+}
+
+
+def test_a_pilot_is_run_once_for_an_objective_and_its_methods_are_what_they_say(tmp_path):
+    parts = {"methods": PILOTED, "batch": None, "seeds": (0,), "pilot": {"samples": 8, "prompts": 3}}
+    run = runs.run(toy(**parts, objectives=("bright", "dark")), tmp_path / "run")
+    pilots = json.loads((tmp_path / "run" / "pilots.json").read_text())
+    assert set(pilots) == {"toy/bright", "toy/dark"}
+    made = pilot(painted(), bright, toy().prompts[:3], 8)
+    std, gain = pilots["toy/bright"]
+    assert std == pytest.approx(float(made.values[..., -1].std(dim=1).mean())) and gain == pytest.approx(made.gain)
+    for name, method in {"FK": methods.fk(bright, lam=3 / std, every=2), "tuned": methods.tuned(bright, gain)}.items():
+        own = [r["reward"] for r in run.records() if (r["method"], r["objective"], r["budget"]) == (name, "bright", 1)]
+        sized = method.within(Budget(model_calls=48), 6)
+        assert own == search(painted(), sized, toy().prompts, seed=0).rewards.flatten().tolist()
+    before = files(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "units" / run.units[0].name)
+    assert runs.run(run.experiment, tmp_path / "run").complete and files(tmp_path / "run") == before
+
+
+def test_shards_bring_their_pilots_and_refuse_those_that_differ(tmp_path):
+    experiment = toy(methods=PILOTED, seeds=(0,), batch=None, prompts=("a",))
+    whole = runs.run(experiment, tmp_path / "whole")
+    parts = [runs.run(experiment, tmp_path / f"{i}", shard=(i, 2)).folder for i in (1, 2)]
+    assert files(runs.merge(parts, tmp_path / "merged").folder) == files(whole.folder)
+    (parts[1] / "pilots.json").write_text('{"toy/bright": [1, [1]]}')
+    with pytest.raises(ExperimentError, match="other pilots of toy/bright"):
+        runs.merge(parts, tmp_path / "again")
 
 
 def test_shards_bring_the_prices_that_each_has_used_and_refuse_those_that_differ(tmp_path):

@@ -112,7 +112,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     demo = command("demo", "every method at one bill, under two objectives: a run and its comparison", DEMO)
     _add_model(demo)
     demo.add_argument("--prompts", nargs="+", metavar="PROMPT", help="(default: four that the model draws well)")
-    demo.add_argument("--seeds", type=int, help="repetitions, at least 2 (default: 7)")
+    demo.add_argument("--seeds", type=int, help="repetitions, at least 2 (default: 3)")
     demo.add_argument("--n", type=int, default=8, help="plain images that the bill buys (default: %(default)s)")
     demo.add_argument("--clip", metavar="DIR", help="the CLIPModel that objectives (in the box: its guide; else none)")
     demo.add_argument("--judge", metavar="DIR", help="the CLIPModel held out (in the box: its judge; else none)")

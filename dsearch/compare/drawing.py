@@ -123,14 +123,14 @@ def _rewards(rows: Sequence[Row], anchors: Sequence[tuple[str, Anchor, str]], na
 
 
 def _single(rows: Sequence[Row]) -> bool:
-    """Whether there is no curve, but one point a method."""
+    """Whether there is no curve, but one point per method."""
     places = [(row.objective, row.method) for row in rows]
     return len(places) == len(set(places))
 
 
 def _against(rows: Sequence[Row], spent: str, of: Callable[[Row], Estimate | None], title: str, y: str) -> Panel:
-    """A curve a method against what it spent; where there is one budget, points beside one another."""
-    label, single = f"{words(spent)} a prompt, counted", _single(rows)
+    """A curve per method, against what it spent; where there is one budget, points beside one another."""
+    label, single = f"{words(spent)} per prompt, counted", _single(rows)
     series, ticks = dict[str, Series](), dict[float, str]()
     for i, method in enumerate(dict.fromkeys(row.method for row in rows)):
         known = [(row.spent(spent), e.own) for row in rows if row.method == method if (e := of(row))]
@@ -149,7 +149,7 @@ def _banded(x: Sequence[float], said: Sequence[Interval]) -> Series:
 
 
 def _pareto(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
-    """What is reached against what the held-out rewards say: a point a method and budget, larger for larger ones."""
+    """What is reached against what the held-out rewards say: a point per method and budget, larger for larger ones."""
     columns = []
     for objective, own in _by_objective(rows):
         held_out = dict.fromkeys(name for row in own for name in row.held_out)

@@ -118,7 +118,7 @@ def _unequal(rows: Sequence[Row]) -> list[str]:
             most = max(row.spent(unit) for row in own)
             less = [f"{safe(r.method)} {count(r.spent(unit))}" for r in own if r.spent(unit) < (1 - APART) * most]
             if less:
-                text = f"{described(dict(budget))}: the most is {count(most)} {words(unit)} a prompt, {', '.join(less)}"
+                text = f"{described(dict(budget))}: the most is {count(most)} {words(unit)} per prompt, {', '.join(less)}"
                 said.setdefault(text, []).append(f"{model}, searched for {objective}")
     notes = [f"Unequal bills, {text} ({safe('; '.join(places))})." for text, places in said.items()]
     if any(not row.budget for row in rows):
@@ -173,7 +173,7 @@ def _gains(rows: Sequence[Row]) -> str:
 
 
 def _costs(rows: Sequence[Row]) -> str:
-    """What it cost them a prompt."""
+    """What it cost them per prompt."""
     columns = _names(rows)
     columns += [[words(unit), *(count(row.bill[unit]) for row in rows)] for unit in Bill._fields]
     columns.append(["seconds", *(count(row.seconds) for row in rows)])

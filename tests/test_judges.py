@@ -201,9 +201,12 @@ def test_the_key_is_sent_and_kept_nowhere(monkeypatch):
 
 def test_a_redirect_does_not_carry_the_key_away(monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "sk-secret")
-    with chat(saying(lambda request: 5)) as other, chat(lambda r: (307, {"Location": other.url}, "")) as server:
-        with pytest.raises(JudgeError, match="answered 307"):
-            VLMJudge(server.url, "m", mode="score", key_env="JUDGE_KEY")(pictures(1), ["cat"])
+    with (
+        chat(saying(lambda request: 5)) as other,
+        chat(lambda r: (307, {"Location": other.url}, "")) as server,
+        pytest.raises(JudgeError, match="answered 307"),
+    ):
+        VLMJudge(server.url, "m", mode="score", key_env="JUDGE_KEY")(pictures(1), ["cat"])
         assert not other.seen
 
 
@@ -335,9 +338,8 @@ def test_bad_options_are_named_and_secrets_are_not(options, named):
 
 @pytest.mark.parametrize("spoil", [lambda x: x * 2 - 1, lambda x: x[:, :1], lambda x: (x * 255).to(torch.uint8)])
 def test_bad_images_are_refused_before_anything_is_asked(spoil):
-    with chat(saying(lambda request: 5)) as server:
-        with pytest.raises(ValueError, match=r"span|reads floats"):
-            VLMJudge(server.url, "m", mode="score")(spoil(pictures(2)), ["cat"] * 2)
+    with chat(saying(lambda request: 5)) as server, pytest.raises(ValueError, match=r"span|reads floats"):
+        VLMJudge(server.url, "m", mode="score")(spoil(pictures(2)), ["cat"] * 2)
         with pytest.raises(ValueError, match="1 prompts for 2 images"):
             VLMJudge(server.url, "m", mode="score")(pictures(2), ["cat"])
         assert not server.seen
@@ -497,7 +499,6 @@ def served():
             process.terminate()
 
 
-@pytest.mark.slow
 def test_a_served_model_scores_as_the_same_one_in_this_process(served, models):
     images = pictures(6)
     found = VLMJudge(served, str(models["score"]), mode="score", max_tokens=1, at_once=3)(images, PROMPTS)
@@ -505,7 +506,6 @@ def test_a_served_model_scores_as_the_same_one_in_this_process(served, models):
     assert torch.equal(found, LocalJudge(models["score"], mode="score", max_tokens=1)(images, PROMPTS))
 
 
-@pytest.mark.slow
 def test_a_served_model_compares_as_the_same_one_in_this_process(served, models):
     a, b = pictures(6), pictures(6, seed=10).flip(0)
     found = VLMJudge(served, str(models["pairwise"]), mode="pairwise", max_tokens=1).compare(a, b, PROMPTS)
@@ -513,19 +513,16 @@ def test_a_served_model_compares_as_the_same_one_in_this_process(served, models)
     assert set(found.tolist()) == {0, 0.5, 1} and torch.equal(found, expected)
 
 
-@pytest.mark.slow
 def test_a_server_without_logprobs_is_told_apart(served, models):
     with pytest.raises(JudgeError, match="gives no logprobs; take mode='score'"):
         VLMJudge(served, str(models["yes"]))(pictures(1), ["cat"])
 
 
-@pytest.mark.slow
-def test_an_unknown_model_is_an_error_at_once(served, tmp_path):
-    with pytest.raises(JudgeError, match=r"answered 4\d\d"):
-        VLMJudge(served, str(tmp_path / "none"), mode="score", tries=1)(pictures(1), ["cat"])
+def test_an_unknown_model_is_an_error(served):
+    with pytest.raises(JudgeError, match=r"no/such-model at .* answered [45]\d\d .*after 1 try"):
+        VLMJudge(served, "no/such-model", mode="score", tries=1)(pictures(1), ["cat"])
 
 
-@pytest.mark.slow
 def test_what_the_server_cannot_read_is_an_error_with_its_tries(served, models):
     broken = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     body = {"messages": [{"role": "user", "content": [broken]}]}

@@ -41,9 +41,9 @@ test-gpu: .venv/.dev
 test-dist: .venv/.dev
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m pytest -m dist $(PYTEST_ARGS)
 
-# hpsv2 pins old test tools, so that its own code, and open_clip's, are met in an environment of their own.
+# hpsv2 pins old test tools, and OCR is large: they are met in an environment of their own.
 test-oracles: .oracles/.ready
-	DSEARCH_ORACLES=1 .oracles/bin/python -m pytest -m "not slow" -k hps tests/test_hps.py tests/test_rewards.py \
+	DSEARCH_ORACLES=1 .oracles/bin/python -m pytest -m "not slow" -k "hps or ocr" tests/test_hps.py tests/test_ocr.py tests/test_rewards.py \
 		tests/test_accelerator.py tests/test_edges.py $(PYTEST_ARGS)
 
 coverage:
@@ -88,7 +88,7 @@ $(BIN)/python:
 
 .oracles/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .oracles
-	.oracles/bin/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[test,clip]' clint
+	.oracles/bin/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[test,clip,ocr]' clint
 	.oracles/bin/python -m pip install --no-deps -c constraints.txt hpsv2
 	touch $@
 

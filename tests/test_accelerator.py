@@ -413,14 +413,14 @@ def test_previews_are_seen_there(name, device, page):
 # ---- rewards ------------------------------------------------------------------------------------------------
 
 REWARDS = [info.name for info in iter_modules(rewards.__path__) if not info.name.startswith("_")]
-ON_HOST = {"combine", "compressibility", "vlm_judge"}
+ON_HOST = {"combine", "compressibility", "ocr", "vlm_judge"}
 READS = {"image_reward": 1}  # transformers looks whether a mask masks anything
 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_reward_says_there_what_it_says_on_the_cpu(name, device, page):
-    if name == "hps":
-        pytest.importorskip("open_clip")
+    if needs := {"hps": "open_clip", "ocr": "rapidocr"}.get(name):
+        pytest.importorskip(needs)
     example = import_module(f"dsearch.rewards.{name}").example
     pictures = torch.rand(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     texts = ["cat", "dog", "cat", "tree"]

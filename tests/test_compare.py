@@ -364,7 +364,8 @@ def test_bills_that_differ_by_more_than_a_twentieth_are_named(tmp_path):
     found = told(made(tmp_path / "run2", spend=lambda u, n: n - 6 * (u.method == "other")), tmp_path / "out2")
     notes = [note for note in found.notes if "Unequal bills" in note]
     assert notes == [
-        "Unequal bills, 100 model calls: the most is 100 model calls per prompt, other 94 (box, searched for objective)."
+        "Unequal bills, 100 model calls: the most is 100 model calls per prompt, other 94 "
+        "(box, searched for objective)."
     ]
 
 

@@ -20,6 +20,7 @@ RANK = {
     "dsearch.core.rng": 1,
     "dsearch.core.chunks": 1,
     "dsearch.core.meter": 1,
+    "dsearch.core.tournament": 1,
     "dsearch.core.resample": 2,
     "dsearch.core.budget": 2,
     "dsearch.core.engine": 2,

@@ -104,7 +104,7 @@ def _diversity(rows: Sequence[Row], embedded: Embedded) -> str:
     if not any(row.diversity for row in rows):
         return "No diversity: there are no pictures, or no prompt has two."
     return (
-        "Diversity is the mean pairwise 1 - cosine of a prompt's images across seeds, one image a seed, as "
+        "Diversity is the mean pairwise 1 - cosine of a prompt's images across seeds, one image per seed, as "
         f"{safe(str(embedded.name))} embeds them; its intervals come from leaving out a seed of a prompt at a time."
     )
 
@@ -118,7 +118,9 @@ def _unequal(rows: Sequence[Row]) -> list[str]:
             most = max(row.spent(unit) for row in own)
             less = [f"{safe(r.method)} {count(r.spent(unit))}" for r in own if r.spent(unit) < (1 - APART) * most]
             if less:
-                text = f"{described(dict(budget))}: the most is {count(most)} {words(unit)} per prompt, {', '.join(less)}"
+                text = (
+                    f"{described(dict(budget))}: the most is {count(most)} {words(unit)} per prompt, {', '.join(less)}"
+                )
                 said.setdefault(text, []).append(f"{model}, searched for {objective}")
     notes = [f"Unequal bills, {text} ({safe('; '.join(places))})." for text, places in said.items()]
     if any(not row.budget for row in rows):

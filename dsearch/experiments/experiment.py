@@ -117,8 +117,8 @@ class Experiment:
         models: by name; the model in the box by default.
         objectives: names of the rewards that steer, each in searches of its own; the first reward by default.
         held_out: names of the rewards that watch all searches; by default all that do not steer.
-        budgets: limits per prompt by unit (model_calls, decodes, reward_calls, seconds), to which every method is sized;
-            an empty one takes methods as they are given.
+        budgets: limits per prompt by unit (model_calls, decodes, reward_calls, seconds), to which every method is
+            sized; an empty one takes methods as they are given.
         seeds: repetitions.
         sweeps: parts that are crossed each on its own: names of models, objectives and methods, budgets, and seeds.
         pilot: plain samples from which methods take what they measure: samples per prompt, prompts (the first so many)

@@ -21,6 +21,7 @@ from .compressibility import Compressibility as Compressibility
 from .compressibility import Incompressibility as Incompressibility
 from .hps import HPS as HPS
 from .image_reward import ImageReward as ImageReward
+from .ocr import OCR as OCR
 from .pick_score import PickScore as PickScore
 from .vlm_judge import JudgeError as JudgeError
 from .vlm_judge import LocalJudge as LocalJudge

@@ -117,8 +117,16 @@ class Ranks:
         try:
             work()
         except RuntimeError as error:
+            late = any(
+                word in str(error).lower() for word in ("timed out", "timeout")
+            )  # torch raises one type for both
+            how = (
+                "hangs: it did not answer in the `timeout` of `processes`"
+                if late
+                else "has ended: its own message says why"
+            )
             raise RanksLost(
-                f"rank {self.rank} of {self.size} waited for another process that has ended: its own message says why. "
+                f"rank {self.rank} of {self.size} waited for another process that {how}. "
                 "What was handed to `each` before is complete; start again with the prompts that are left"
             ) from error
 

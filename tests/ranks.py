@@ -1,6 +1,7 @@
 """What `test_distributed.py` runs under torchrun: searches on all processes, saved by rank 0."""
 
 import dataclasses
+import os
 import sys
 
 import torch
@@ -54,6 +55,19 @@ def said(result):
     }
 
 
+def lose(ranks, how):
+    """The last of two processes never answers the first: it ends, or it hangs."""
+    if ranks.rank == 0:
+        try:
+            ranks.collect("here")
+        except distributed.RanksLost as error:
+            sys.stdout.write(str(error))
+    elif how == "hangs":
+        sys.stdin.read()  # until the test ends it
+    sys.stdout.flush()
+    os._exit(0)  # as a process that was killed: nothing is said to the others
+
+
 def main(out, dies):
     torch.set_num_threads(1)
     found, sent = {}, {}
@@ -100,4 +114,11 @@ def die(ranks, out):
 
 if __name__ == "__main__":
     assert dsearch.__version__
+    if sys.argv[1] == "lose":
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        sys.stdin.readline()  # until both have imported all, so that the wait below is for an answer alone
+        with distributed.processes(timeout=3) as both:
+            both.told("hello")
+            lose(both, sys.argv[2])
     main(sys.argv[1], sys.argv[2:] == ["dies"])

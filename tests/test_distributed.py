@@ -1,9 +1,11 @@
 """Several processes, really started: the same result to the last bit, whatever their number."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 import pytest
 import ranks
@@ -65,11 +67,38 @@ def test_a_process_that_dies_ends_the_job_and_what_was_finished_is_kept(launched
     done = launched[3]["done"]
     assert done.returncode != 0
     assert "the machine went away" in done.stderr
-    assert "RanksLost: rank 0 of 3 waited for another process that has ended" in done.stderr
     kept = torch.load(launched[3]["kept"], weights_only=False)
     assert [positions for positions, _ in kept] == [list(range(6))]
     alone = dsearch.search(toy.example(), methods.svdd(smooth, 3), [str(i) for i in range(6)])
     assert torch.equal(kept[0][1], alone.images)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [("ends", "has ended: its own message says why"), ("hangs", "hangs: it did not answer in the `timeout` of")],
+)
+def test_a_process_that_hangs_is_told_from_one_that_has_ended(how, says):
+    """Without torchrun, which may kill the process that waits before it can speak."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = []
+    for rank in (0, 1):
+        group = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        environment = {**os.environ, **group, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
+        run = [sys.executable, str(HERE / "ranks.py"), "lose", how]
+        both.append(subprocess.Popen(run, env=environment, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True))
+    try:
+        assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+        for process in both:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = both[0].stdout.read()
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    assert f"rank 0 of 2 waited for another process that {says}" in said
 
 
 def test_a_network_agrees_to_float_tolerance_and_chooses_alike(launched):

@@ -201,7 +201,8 @@ def play(form: Format, scores: Tensor, ask: Callable[[list[tuple[int, Pair]]], S
             mine = [next(said) for _ in pairs]
             comparisons[b], ties[b], shares[b] = comparisons[b] + len(mine), ties[b] + mine.count(0.5), mine
         awake = [b for b, _ in asked]  # type: ignore[assignment]
-    return Outcome(torch.tensor(orders).view(groups, n), torch.tensor(comparisons), torch.tensor(ties))
+    order, asked_of, tied = (torch.tensor(said, device="cpu") for said in (orders, comparisons, ties))
+    return Outcome(order.view(groups, n), asked_of, tied)
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,8 @@ class Tournament:
     def _asked(self, pairs: list[tuple[int, Pair]], images: Tensor, prompts: list[list[str]]) -> list[float]:
         first, second = (torch.stack([images[b, pair[which]] for b, pair in pairs]) for which in (0, 1))
         texts = [prompts[b][pair[0]] for b, pair in pairs]
-        return _checked(torch.as_tensor(self.compare(first, second, texts, pairs[0][1][2])).tolist(), len(pairs))
+        shares = torch.as_tensor(self.compare(first, second, texts, pairs[0][1][2]), device="cpu")
+        return _checked(shares.tolist(), len(pairs))
 
 
 def tournament(judge: Any, form: Format | None = None, chunk: int = 64) -> Tournament:
@@ -261,7 +263,7 @@ def by_reward(reward: Reward) -> Compare:
     """A judge of pairs that prefers what a reward says more of; equal rewards tie."""
 
     def compare(first: Tensor, second: Tensor, prompts: list[str], game: int = 0) -> Tensor:
-        a, b = (torch.as_tensor(reward(images, prompts)) for images in (first, second))
+        a, b = (torch.as_tensor(reward(images, prompts), device=images.device) for images in (first, second))
         return 0.5 + 0.5 * torch.sign((a > b).float() - (a < b).float())
 
     return compare

@@ -12,6 +12,7 @@ from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler
 
 import dsearch
 from dsearch.adapters import DDPM, Flux, StableDiffusion, StableDiffusion3, StableDiffusionXL
+from dsearch.adapters._noise import noise_of
 
 STEPS = 4
 SCHEDULERS = {
@@ -239,7 +240,7 @@ def test_the_flows_sde_keeps_the_marginals_of_a_gaussian(shift, eta):
 
         shifted, slope, draw = step(0.0, 0.0), step(1.0, 0.0) - step(0.0, 0.0), step(0.0, 1.0) - step(0.0, 0.0)
         mean, variance = shifted + slope * mean, slope**2 * variance + draw**2
-        assert draw == pytest.approx(kernel.deviation(i, eta), abs=1e-12)
+        assert draw == pytest.approx(noise_of("posterior", eta).split(s, to, 0.0)[1], abs=1e-12)
         assert mean == pytest.approx((1 - to) * m, abs=0.02)
         assert variance == pytest.approx((1 - to) ** 2 * c**2 + to**2, abs=0.02)
 
@@ -252,7 +253,7 @@ def test_at_eta_1_the_flow_draws_as_much_as_the_posterior_has():
         ratio = (1 - s) / (1 - to)
         bridge = s**2 - ratio**2 * to**2
         exact = 1 / (1 / to**2 + ratio**2 / bridge)
-        assert kernel.deviation(i, 1.0) ** 2 == pytest.approx(exact)
+        assert noise_of("posterior").split(s, to, 0.0)[1] ** 2 == pytest.approx(exact)
 
 
 @every_backbone
@@ -311,7 +312,7 @@ def test_pixels_need_a_unet_and_a_scheduler():
 def test_schedulers_without_an_eta_refuse_one():
     with pytest.raises(ValueError, match=r"eta=0\.5: EulerAncestralDiscreteScheduler knows no eta"):
         StableDiffusion(tiny.pipeline(scheduler("Euler ancestral")), eta=0.5)
-    with pytest.raises(ValueError, match=r"eta=0\.5: this scheduler's stochastic_sampling knows no eta"):
+    with pytest.raises(ValueError, match=r"eta=0\.5: this scheduler's stochastic_sampling draws all"):
         StableDiffusion3(tiny.sd3(stochastic_sampling=True), eta=0.5)
 
 

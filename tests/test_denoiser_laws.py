@@ -8,6 +8,7 @@ from pkgutil import iter_modules
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from strategies import assert_identical
 from test_backbones import BACKBONES
@@ -30,6 +31,9 @@ NETWORKS = {
     name: lambda make=make, adapter=adapter: adapter(make(), num_inference_steps=4)
     for name, (make, adapter) in BACKBONES.items()
 }
+NETWORKS["SD as a flow"] = lambda: StableDiffusion(
+    adapters.as_flow(tiny.pipeline()), num_inference_steps=4, noise="dance"
+)
 
 
 def box():
@@ -82,8 +86,9 @@ def deep(*trees):
 def test_every_adapter_is_among_them():
     covered = {make.func if isinstance(make, partial) else make for _, make in BACKBONES.values()}
     covered = {adapter.__module__ for adapter in covered} | {f"{adapters.__name__}.{name}" for name in EXAMPLES}
-    # A look-up; a block whose denoiser is StableDiffusionXL's; and what tests/test_any_pipeline.py runs on 30 families.
-    without = {"loaded", "modular_sdxl", "pipeline"}
+    # A look-up; a block whose denoiser is StableDiffusionXL's; what tests/test_any_pipeline.py runs on 30 families; and
+    # pipelines in other coordinates, whose adapters are among them.
+    without = {"loaded", "modular_sdxl", "pipeline", "velocity"}
     assert {f"{adapters.__name__}.{name}" for name in MODULES if name not in without} == covered
 
 
@@ -216,7 +221,7 @@ def test_the_deterministic_step_of_the_toy_ends_at_the_posterior_mean():
     assert torch.allclose(still, pred.x0, atol=1e-6)
 
 
-EXACT_END = {"SD, Euler ancestral", "SDXL, Euler ancestral", "SD3", "Flux", "masked"}
+EXACT_END = {"SD, Euler ancestral", "SDXL, Euler ancestral", "SD3", "Flux", "SD as a flow", "toy_flow", "masked"}
 """Models whose last kernel leads to the posterior mean itself, without noise."""
 
 

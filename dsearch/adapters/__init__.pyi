@@ -12,3 +12,6 @@ from .stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
 from .toy import GaussianMixture as GaussianMixture
 from .toy import Quadratic as Quadratic
 from .toy import TokenChain as TokenChain
+from .toy_flow import FlowMixture as FlowMixture
+from .velocity import Velocity as Velocity
+from .velocity import as_flow as as_flow

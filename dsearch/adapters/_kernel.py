@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ._noise import Noise, noise_of
+
 __all__ = ["Kernel", "kernel"]
 
 _SHARED_WITH_PNDM = (
@@ -162,19 +164,20 @@ class _Flow(Kernel):
     """Rectified flow, x_s = (1 - s) x_0 + s eps with v = eps - x_0, sampled with noise.
 
     A scheduler with `stochastic_sampling` makes its own step, which draws all noise anew. Any other is an ODE, whose
-    steps leave nothing to search; its SDE with the same marginals is the DDIM family in the flow's notation (Song et
-    al. 2021, equations 12 and 16): with a = 1 - s, of x_hat = x - s v and eps_hat = x + a v
-
-        x' = a' x_hat + sqrt(s'^2 - d^2) eps_hat + d noise,   d = eta (s'/s) sqrt(s^2 - (a/a')^2 s'^2),
-
-    where d at eta 1 is the deviation of q(x' | x, x_0). At eta 0 it is the scheduler's own Euler step.
+    steps leave nothing to search; they draw the noise that `_noise` names, and at eta 0 they are the scheduler's own.
     """
 
-    def __init__(self, scheduler: Any, num_steps: int, device: Any, eta: float, **spacing: Any) -> None:
+    def __init__(
+        self, scheduler: Any, num_steps: int, device: Any, eta: float, noise: Noise | None = None, **spacing: Any
+    ) -> None:
         super().__init__(scheduler, num_steps, device, eta, **spacing)
+        self._noise = noise_of("posterior", eta) if noise is None else noise
         self._own = bool(scheduler.config.stochastic_sampling)
-        if self._own and eta != 1:
-            raise ValueError(f"eta={eta}: this scheduler's stochastic_sampling knows no eta; leave it at 1")
+        if self._own and (eta != 1 or self._noise.kind not in ("posterior", "full")):
+            raise ValueError(
+                f"noise={self._noise.kind!r} with eta={eta}: this scheduler's stochastic_sampling draws all noise anew "
+                "and knows no eta; leave both as they are, or set stochastic_sampling=False"
+            )
         self._sigmas: list[float] = scheduler.sigmas.double().tolist()
 
     def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
@@ -184,22 +187,15 @@ class _Flow(Kernel):
         if self._own:
             with _Answered(noise):
                 return self._at(i).step(out, self._t[i], x).prev_sample
-        return self._sde(out, i, x, noise, self.eta)
+        s, to = self._sigmas[i : i + 2]
+        return self._moved(out, i, x, noise, *self._noise.split(s, to, self._sigmas[1]))
 
     def _still(self, out: Tensor, i: int, x: Tensor) -> Tensor:
-        return self._sde(out, i, x, torch.zeros_like(x), 0.0)
+        return self._moved(out, i, x, torch.zeros_like(x), self._sigmas[i + 1], 0.0)
 
-    def deviation(self, i: int, eta: float) -> float:
-        """d of step i."""
-        s, to = self._sigmas[i], self._sigmas[i + 1]
-        if to == 0:
-            return 0.0
-        fresh = max(0.0, s**2 - ((1 - s) / (1 - to)) ** 2 * to**2)
-        return eta * to / s * fresh**0.5
-
-    def _sde(self, out: Tensor, i: int, x: Tensor, noise: Tensor, eta: float) -> Tensor:
-        s, to, d = self._sigmas[i], self._sigmas[i + 1], self.deviation(i, eta)
-        return (1 - to) * (x - s * out) + max(0.0, to**2 - d**2) ** 0.5 * (x + (1 - s) * out) + d * noise
+    def _moved(self, out: Tensor, i: int, x: Tensor, noise: Tensor, keep: float, draw: float) -> Tensor:
+        s, to = self._sigmas[i : i + 2]
+        return (1 - to) * (x - s * out) + keep * (x + (1 - s) * out) + draw * noise
 
 
 class _Answered(TorchFunctionMode):
@@ -218,23 +214,34 @@ class _Answered(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def kernel(scheduler: Any, num_steps: int, device: Any, eta: float, flow: bool = False, **spacing: Any) -> Kernel:
+def kernel(
+    scheduler: Any,
+    num_steps: int,
+    device: Any,
+    eta: float | None = None,
+    flow: bool = False,
+    noise: str = "posterior",
+    **spacing: Any,
+) -> Kernel:
     """The kernel of a pipeline's scheduler, which is left as it is; `flow` for a model that predicts a flow's velocity.
 
     Raises:
-        ValueError: for a scheduler without noise or with a memory of earlier steps, naming one that works.
+        ValueError: for a scheduler without noise or with a memory of earlier steps, naming one that works; for a noise
+            that is none of `_noise.Kind`, an eta that it cannot have, or a flow's where there is none.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta={eta} is outside [0, 1]; above 1 the kernel has no real mean")
-    name, config = type(scheduler).__name__, scheduler.config
+    of = noise_of(noise, eta)
+    eta, name, config = of.eta, type(scheduler).__name__, scheduler.config
     make: Callable[..., Kernel]
     if flow:
+        spacing["noise"] = of
         if name != "FlowMatchEulerDiscreteScheduler":
             raise ValueError(
                 f"{name} is not supported for a flow: set pipe.scheduler = "
                 "diffusers.FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)"
             )
         scheduler, make = copy.deepcopy(scheduler), _Flow
+    elif noise != "posterior":
+        raise ValueError(no_flow(name, noise))
     elif name == "DDIMScheduler":
         scheduler, make = copy.deepcopy(scheduler), _DDIM
     elif name == "PNDMScheduler":
@@ -260,9 +267,17 @@ def kernel(scheduler: Any, num_steps: int, device: Any, eta: float, flow: bool =
             "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++', solver_order=1 work too"
         )
     _refuse_settings(config)
-    made = make(scheduler, num_steps, device, float(eta), **spacing)
+    made = make(scheduler, num_steps, device, eta, **spacing)
     _refuse_infinite_start(made)
     return made
+
+
+def no_flow(name: str, noise: str) -> str:
+    """What to tell those who want a flow's noise of a scheduler that is none."""
+    return (
+        f"noise={noise!r} is a flow's, and {name} steps none; leave it at 'posterior', or make the pipeline a flow: "
+        "dsearch.adapters.as_flow(pipe)"
+    )
 
 
 def warn_of_clipping(scheduler: Any, stacklevel: int = 4) -> None:

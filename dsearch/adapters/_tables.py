@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..core.rng import move
-from ._kernel import Kernel, _Drawing, kernel
+from ._kernel import Kernel, _Drawing, kernel, no_flow
+from ._noise import Noise, noise_of
 
 __all__ = ["Levels", "exchanged", "kernel_of"]
 
@@ -93,13 +94,13 @@ def exchanged(scheduler: Any) -> Any:
     return None
 
 
-def kernel_of(levels: Levels, eta: float, device: Any) -> Kernel:
+def kernel_of(levels: Levels, noise: Noise, device: Any) -> Kernel:
     """The scheduler's own step where it draws noise and remembers no step; else that of `Tables`.
 
     Raises:
-        ValueError: for a scheduler that neither knows, naming what to do.
+        ValueError: for a scheduler that neither knows, naming what to do; for a flow's noise where there is no flow.
     """
-    scheduler, n = levels.settled(), len(levels.times)
+    scheduler, n, eta = levels.settled(), len(levels.times), noise.eta
     name, config = type(scheduler).__name__, scheduler.config
     if any(name.startswith(unknown) for unknown in _UNKNOWN):
         raise ValueError(
@@ -119,10 +120,10 @@ def kernel_of(levels: Levels, eta: float, device: Any) -> Kernel:
     if eta == 0 and name in _FIRST_ORDER:
         return _FirstOrder(scheduler, n, device, eta)
     if name == "FlowMatchEulerDiscreteScheduler":
-        return kernel(scheduler, n, device, eta, flow=True)
+        return kernel(scheduler, n, device, eta, flow=True, noise=noise.kind)
     if (name in _OWN or draws) and not learned:
-        return kernel(scheduler, n, device, eta)
-    return Tables(scheduler, n, device, eta)
+        return kernel(scheduler, n, device, eta, noise=noise.kind)
+    return Tables(scheduler, n, device, eta, noise)
 
 
 class Tables(Kernel):
@@ -132,11 +133,15 @@ class Tables(Kernel):
 
     with x_0 the posterior mean and n = (x - a x_0) / s: the marginals are the scheduler's own for any eta, and at eta
     1 the deviation d is that of q(x' | x, x_0). It remembers no step, so it is first-order where a solver is not.
+    A flow, a = 1 - s, draws the noise that `_noise` names.
     """
 
-    def __init__(self, scheduler: Any, num_steps: int, device: Any, eta: float) -> None:
+    def __init__(self, scheduler: Any, num_steps: int, device: Any, eta: float, noise: Noise | None = None) -> None:
         super().__init__(scheduler, num_steps, device, eta)
         self._kind, self._a, self._s = _tables(scheduler, self.timesteps)
+        self._noise = noise_of("posterior", eta) if noise is None else noise
+        if self._noise.kind != "posterior" and self._kind != "flow":
+            raise ValueError(no_flow(type(scheduler).__name__, self._noise.kind))
 
     def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         a, s, out, kept = self._a[i], self._s[i], out.float(), x.float()
@@ -157,18 +162,24 @@ class Tables(Kernel):
         return mean.to(x.dtype)
 
     def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
-        return self._moved(out, i, x, noise, self.eta)
+        return self._moved(out, i, x, noise, *self._split(i))
 
     def deterministic(self, out: Tensor, i: int, x: Tensor) -> Tensor:
-        return self._moved(out, i, x, torch.zeros_like(x), 0.0)
+        return self._moved(out, i, x, torch.zeros_like(x), self._s[i + 1], 0.0)
 
-    def _moved(self, out: Tensor, i: int, x: Tensor, noise: Tensor, eta: float) -> Tensor:
+    def _split(self, i: int) -> tuple[float, float]:
+        """How much noise is kept and how much is drawn anew."""
         (a, a_to), (s, s_to) = self._a[i : i + 2], self._s[i : i + 2]
-        mean = self.x0(out, i, x).float()
-        n = (x.float() - a * mean) / s
+        if self._noise.kind != "posterior":
+            return self._noise.split(s, s_to, self._s[1])
         fresh = max(0.0, s * s - (a / a_to) ** 2 * s_to * s_to)
-        d = eta * s_to / s * fresh**0.5
-        return (a_to * mean + max(0.0, s_to * s_to - d * d) ** 0.5 * n + d * noise).to(x.dtype)
+        draw = self.eta * s_to / s * fresh**0.5
+        return max(0.0, s_to * s_to - draw * draw) ** 0.5, draw
+
+    def _moved(self, out: Tensor, i: int, x: Tensor, noise: Tensor, keep: float, draw: float) -> Tensor:
+        mean = self.x0(out, i, x).float()
+        n = (x.float() - self._a[i] * mean) / self._s[i]
+        return (self._a[i + 1] * mean + keep * n + draw * noise).to(x.dtype)
 
 
 class _FirstOrder(Tables):

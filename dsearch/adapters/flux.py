@@ -31,7 +31,8 @@ class Flux(Latent):
         pipe: the pipeline, on its device, with its precision, compilation and offloading as you have set them by now.
         num_inference_steps: denoising steps.
         guidance_scale: what the model is told of it; without effect on those that were not distilled for it (schnell).
-        eta: noise of the kernel, 0 to 1; 0 is the pipeline's own ODE.
+        eta: strength of the noise, by default that of the kind's source (`posterior`: 1); 0 is the pipeline's own ODE.
+        noise: `posterior`, `cps`, `flow-sde`, `dance` or `full`, as for `AnyPipeline`.
         height: pixels, the pipeline's own size by default.
         width: pixels, likewise.
         max_sequence_length: tokens of the T5 encoder.
@@ -50,7 +51,8 @@ class Flux(Latent):
         *,
         num_inference_steps: int = 28,
         guidance_scale: float = 3.5,
-        eta: float = 1.0,
+        eta: float | None = None,
+        noise: str = "posterior",
         height: int | None = None,
         width: int | None = None,
         max_sequence_length: int = 512,
@@ -66,7 +68,7 @@ class Flux(Latent):
         spacing: dict[str, Any] = {"mu": shift(pipe, count, 1.15)}
         if not pipe.scheduler.config.get("use_flow_sigmas"):
             spacing["sigmas"] = np.linspace(1.0, 1 / self.num_steps, self.num_steps)
-        self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta, flow=True, **spacing)
+        self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta, flow=True, noise=noise, **spacing)
 
     def encode(self, prompts: list[str]) -> _Condition:
         """Prompts -> embeddings of both text encoders."""

@@ -14,6 +14,7 @@ from ..core.contract import Prediction, Rng, map_tree
 from ..core.rng import move
 from ._check import checked
 from ._kernel import Kernel
+from ._noise import noise_of
 from ._replay import Draws, Frame, Layout, Replay, Step, capture, fresh, schedulers, seeded, tensors
 from ._rows import Growth, folded, growth
 from ._source import read
@@ -70,7 +71,9 @@ class AnyPipeline:
 
     Args:
         pipe: the pipeline, on its device, with its precision, compilation and offloading as you have set them by now.
-        eta: noise of the kernel, 0 to 1; at 0 all children are equal, and only width 1 makes sense.
+        eta: noise of the kernel, 0 to 1, by default 1; at 0 all children are equal, and only width 1 makes sense.
+        noise: of flow models, the kind: `posterior`, `cps`, `flow-sde`, `dance` or `full`, each by default of the eta
+            that its source takes (formulas and sources: docs/models.md).
         preview: a cheap decoder for the values of a search, in the place of the pipeline's `vae`: an `AutoencoderTiny`.
         check: whether, before its first search, a pipeline class is run for a few steps beside its own call, in order
             and at shuffled levels, and refused where they differ. Once a process for each class and scheduler.
@@ -87,8 +90,19 @@ class AnyPipeline:
         pipe: the pipeline.
     """
 
-    def __init__(self, pipe: Any, *, eta: float = 1.0, preview: Any = None, check: bool = True, **call: Any) -> None:
-        self.pipe, self.eta, self._cheap, self._check, self._call = pipe, float(eta), preview, check, call
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        eta: float | None = None,
+        noise: str = "posterior",
+        preview: Any = None,
+        check: bool = True,
+        **call: Any,
+    ) -> None:
+        self.pipe, self._cheap, self._check, self._call = pipe, preview, check, call
+        self._noise = noise_of(noise, eta)
+        self.eta = self._noise.eta
         self._source = read(type(pipe))
         self._parameters = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
         self._refuse_arguments()
@@ -100,7 +114,7 @@ class AnyPipeline:
         self._home = Replay([frame], self._layout)
         self._start = self._law(draws.seen)
         self.num_steps = len(frame.items)
-        self.kernel: Kernel = kernel_of(self._home.levels, self.eta, self._state.device)
+        self.kernel: Kernel = kernel_of(self._home.levels, self._noise, self._state.device)
         self._shape: tuple[int, ...] = ()  # of a sample as the scheduler sees it, known from the first turn
         self._growths: dict[str, Growth | None] = {}
         self._turns: dict[int, _Turn] = {}
@@ -198,8 +212,6 @@ class AnyPipeline:
             if name not in self._parameters:
                 known = ", ".join(each for each in self._parameters if each not in ("self", *_OURS))
                 raise TypeError(f"{kind} takes no {name}; it takes {known}")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta={self.eta} is outside [0, 1]; above 1 the kernel has no real mean")
         for name, part in self.pipe.components.items():
             if getattr(part, "is_cache_enabled", False):
                 raise ValueError(

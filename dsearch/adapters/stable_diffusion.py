@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._kernel import kernel, warn_of_clipping
 from ._latent import Latent, guidance_embedding, guided, refuse_others
+from .velocity import Velocity
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -30,6 +31,7 @@ class StableDiffusion(Latent):
         num_inference_steps: denoising steps.
         guidance_scale: classifier-free guidance, on above 1; both halves go through the UNet in one call.
         eta: noise of the kernel, 0 to 1, for DDIM and TCD; at 0 all children are equal, and only width 1 makes sense.
+        noise: of what `as_flow` made, the kind, as for `AnyPipeline`.
         height: pixels, the pipeline's own size by default.
         width: pixels, likewise.
         negative_prompt: for all prompts.
@@ -51,7 +53,8 @@ class StableDiffusion(Latent):
         *,
         num_inference_steps: int = 50,
         guidance_scale: float = 7.5,
-        eta: float = 1.0,
+        eta: float | None = None,
+        noise: str = "posterior",
         height: int | None = None,
         width: int | None = None,
         negative_prompt: str | None = None,
@@ -61,7 +64,8 @@ class StableDiffusion(Latent):
         self._set_up(pipe, num_inference_steps, pipe.unet.config.sample_size, height, width, preview)
         self.guidance_scale, self.negative_prompt = float(guidance_scale), negative_prompt
         warn_of_clipping(pipe.scheduler)
-        self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta)
+        flow = isinstance(pipe.unet, Velocity)
+        self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta, flow, noise)
         self._unet_dtype = pipe.unet.dtype
         self._shape = (
             pipe.unet.config.in_channels,

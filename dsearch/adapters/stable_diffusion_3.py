@@ -35,7 +35,8 @@ class StableDiffusion3(Latent):
         pipe: the pipeline, on its device, with its precision, compilation and offloading as you have set them by now.
         num_inference_steps: denoising steps.
         guidance_scale: classifier-free guidance, on above 1; both halves go through the transformer in one call.
-        eta: noise of the kernel, 0 to 1.
+        eta: strength of the noise, 0 to 1; by default that of the kind's source (`posterior`: 1).
+        noise: `posterior`, `cps`, `flow-sde`, `dance` or `full`, as for `AnyPipeline`.
         height: pixels, the pipeline's own size by default.
         width: pixels, likewise.
         negative_prompt: for all prompts.
@@ -55,7 +56,8 @@ class StableDiffusion3(Latent):
         *,
         num_inference_steps: int = 28,
         guidance_scale: float = 7.0,
-        eta: float = 1.0,
+        eta: float | None = None,
+        noise: str = "posterior",
         height: int | None = None,
         width: int | None = None,
         negative_prompt: str | None = None,
@@ -70,7 +72,7 @@ class StableDiffusion3(Latent):
         self._shape = (config.in_channels, self.height // scale, self.width // scale)
         tokens = (self._shape[1] // config.patch_size) * (self._shape[2] // config.patch_size)
         spacing = {"mu": shift(pipe, tokens, 1.16)} if pipe.scheduler.config.get("use_dynamic_shifting") else {}
-        self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta, flow=True, **spacing)
+        self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta, flow=True, noise=noise, **spacing)
 
     @property
     def guided(self) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.rng import move
 from ._kernel import kernel, warn_of_clipping
 from ._latent import Latent, guidance_embedding, guided, refuse_others
+from .velocity import Velocity
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -36,6 +37,7 @@ class StableDiffusionXL(Latent):
         num_inference_steps: denoising steps.
         guidance_scale: classifier-free guidance, on above 1; both halves go through the UNet in one call.
         eta: noise of the kernel, 0 to 1, for DDIM and TCD.
+        noise: of what `as_flow` made, the kind, as for `AnyPipeline`.
         height: pixels, the pipeline's own size by default; also what the model is told of size and crop.
         width: pixels, likewise.
         negative_prompt: for all prompts.
@@ -54,7 +56,8 @@ class StableDiffusionXL(Latent):
         *,
         num_inference_steps: int = 50,
         guidance_scale: float = 5.0,
-        eta: float = 1.0,
+        eta: float | None = None,
+        noise: str = "posterior",
         height: int | None = None,
         width: int | None = None,
         negative_prompt: str | None = None,
@@ -64,7 +67,8 @@ class StableDiffusionXL(Latent):
         self._set_up(pipe, num_inference_steps, pipe.unet.config.sample_size, height, width, preview)
         self.guidance_scale, self.negative_prompt = float(guidance_scale), negative_prompt
         warn_of_clipping(pipe.scheduler)
-        self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta)
+        flow = isinstance(pipe.unet, Velocity)
+        self.kernel = kernel(pipe.scheduler, self.num_steps, self._device, eta, flow, noise)
         self._unet_dtype, scale = pipe.unet.dtype, pipe.vae_scale_factor
         self._shape = (pipe.unet.config.in_channels, self.height // scale, self.width // scale)
         self._embedding = guidance_embedding(pipe, pipe.unet, self.guidance_scale, self._device, self._unet_dtype)

@@ -174,13 +174,7 @@ class GaussianMixture:
         mean, var, log_z = reward.tilt(self.means + self.encode([prompt]), self.std**2, lam)
         weights = (self.weights.log() + log_z).softmax(-1)
         kept = weights > 0  # a component whose weight underflows is not there
-        return GaussianMixture(
-            mean[kept],
-            var.sqrt()[kept].tolist(),
-            weights[kept].tolist(),
-            num_steps=self.num_steps,
-            device=self.means.device,
-        )
+        return self._like(mean[kept], var.sqrt()[kept].tolist(), weights[kept].tolist())
 
     def log_z(self, reward: Quadratic, lam: float = 1.0, prompt: str = "") -> float:
         """log E[exp(lam r(x_0))]."""
@@ -201,14 +195,22 @@ class GaussianMixture:
         log_p, mean, var = self._posterior(x, level, self.encode([prompt]))
         return (log_p.log_softmax(-1) + reward.tilt(mean, var, lam)[2]).logsumexp(-1) / lam
 
+    def _path(self, level: int) -> tuple[float, float, float]:
+        """x_t = signal x_0 + noise: the signal, its square, and the variance of the noise."""
+        a = 1.0 if level == self.num_steps else self.alpha[level]
+        return math.sqrt(a), a, 1 - a
+
+    def _like(self, means: Tensor, std: list[float], weights: list[float]) -> GaussianMixture:
+        return GaussianMixture(means, std, weights, num_steps=self.num_steps, device=self.means.device)
+
     def _posterior(self, x: Tensor, level: int, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x_0 given x_t, by component: log weights `[R, M]` that sum to p(x_t) (2 pi)^(D/2), means, variances `[M]`."""
-        a = 1.0 if level == self.num_steps else self.alpha[level]
+        signal, square, noise = self._path(level)
         centre = self.means + shift[:, None, None]  # [R, M, D]
-        offset = precise(x)[:, None] - math.sqrt(a) * centre
-        var = a * self.std**2 + 1 - a
+        offset = precise(x)[:, None] - signal * centre
+        var = square * self.std**2 + noise
         log_p = self.weights.log() - 0.5 * offset.square().sum(-1) / var - 0.5 * x.shape[-1] * var.log()
-        return log_p, centre + (math.sqrt(a) * self.std**2 / var)[:, None] * offset, self.std**2 * (1 - a) / var
+        return log_p, centre + (signal * self.std**2 / var)[:, None] * offset, self.std**2 * noise / var
 
 
 class TokenChain(Masked):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._optional import optional
 
-__all__ = ["Velocity", "as_flow"]
+__all__ = ["as_flow"]
 
 _TRAINED = ("epsilon", "v_prediction")
 

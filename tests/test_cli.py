@@ -142,6 +142,7 @@ def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeyp
         (["generate", "cat", "--reward", "clip", "--steps", "0"], ["num_inference_steps", "0"]),
         (["generate", "cat", "--model", "some/hub-id"], ["--reward", "--clip"]),
         (["generate", "cat", *QUICK, "--method", "svdd", "--eta", "0"], ["--eta"]),
+        (["generate", "cat", *QUICK, "--noise", "cps"], ["noise='cps'", "as_flow"]),
         (
             ["generate", "cat", *QUICK, "--method", "svdd", "--beams", "4", "--rows-per-step", "2"],
             ["--rows-per-step 2", "--beams 4"],

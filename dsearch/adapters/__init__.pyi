@@ -13,5 +13,4 @@ from .toy import GaussianMixture as GaussianMixture
 from .toy import Quadratic as Quadratic
 from .toy import TokenChain as TokenChain
 from .toy_flow import FlowMixture as FlowMixture
-from .velocity import Velocity as Velocity
 from .velocity import as_flow as as_flow

@@ -366,7 +366,8 @@ def _model(args: argparse.Namespace) -> Model:
     """The model of the command line; what it does not say is the adapter's to choose."""
     if args.steps is not None and args.steps < 1:
         raise UsageError(f"--steps {args.steps}: num_inference_steps={args.steps} must be at least 1")
-    given = {name: getattr(args, name) for name in ("guidance_scale", "eta") if getattr(args, name) is not None}
+    said = {name: getattr(args, name) for name in ("guidance_scale", "eta", "noise")}
+    given = {name: value for name, value in said.items() if value is not None}
     return Model(args.model, args.steps, args.dtype, args.device, args.preview, given)
 
 

@@ -136,7 +136,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="box", help="box, a diffusers folder, or a hub id, which is downloaded")
     parser.add_argument("--steps", type=int, help="denoising steps (default: 20 for the box, else 50)")
     parser.add_argument("--guidance-scale", type=float, help="(default: 2.5 for the box, else the model's own)")
-    parser.add_argument("--eta", type=float, help="noise of the DDIM kernel (default: 1.0)")
+    parser.add_argument("--eta", type=float, help="strength of a step's noise (default: 1, or as --noise has it)")
+    parser.add_argument("--noise", help="of flow models: posterior (default), cps, flow-sde, dance or full")
     parser.add_argument("--device", help=f"(default here: {build.default_device()})")
     parser.add_argument(
         "--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda, float32 in the box)"

@@ -57,7 +57,7 @@ class Trial:
     rows: Sequence[Tried]
     scores: Mapping[str, Tensor]
     each: Bill
-    bill: Bill = field(default=Bill())  # noqa: RUF009  # immutable
+    bill: Bill = field(default=Bill())  # immutable
 
     @property
     def best(self) -> str:
@@ -78,8 +78,8 @@ class Trial:
             [
                 *("| " + " | ".join(line) + " |" for line in lines),
                 "",
-                f"{len(self.rows)} denoisers at {self.each.model_calls} network rows a prompt each; all of it took "
-                f"{calls} rows, {decodes} decodes and {rewards} rewards. Intervals are 95%, over seeds, on these prompts.",
+                f"{len(self.rows)} denoisers at {self.each.model_calls} network rows a prompt each. The trial took "
+                f"{calls} rows, {decodes} decodes, {rewards} rewards. Intervals are 95%, over seeds, on these prompts.",
             ]
         )
 

@@ -65,13 +65,13 @@ class AnyPipeline:
     The pipeline's call runs up to its loop; the turns of the loop and what follows it are then run from the pipeline's
     own source, at any level, with any number of rows. So text encoding, guidance, control images, masks, callbacks and
     decoding are the pipeline's own. The reverse kernel is the scheduler's step where it draws noise and remembers no
-    step (DDIM with `eta`, DDPM, Euler ancestral, LCM, TCD, SDE-DPM-Solver++ of order 1), the flow's SDE for flow
+    step (DDIM with `eta`, DDPM, Euler ancestral, LCM, TCD, SDE-DPM-Solver++ of order 1), the flow's with `noise` for flow
     matching, and for all other schedulers the DDIM family on their tables (Song et al. 2021, equations 12 and 16).
     Schedulers of order 2 are exchanged for the first-order one of their family, and PNDM for DDIM.
 
     Args:
         pipe: the pipeline, on its device, with its precision, compilation and offloading as you have set them by now.
-        eta: noise of the kernel, 0 to 1, by default 1; at 0 all children are equal, and only width 1 makes sense.
+        eta: strength of the noise, by default 1; at 0 all children are equal, and only width 1 makes sense.
         noise: of flow models, the kind: `posterior`, `cps`, `flow-sde`, `dance` or `full`, each by default of the eta
             that its source takes (formulas and sources: docs/models.md).
         preview: a cheap decoder for the values of a search, in the place of the pipeline's `vae`: an `AutoencoderTiny`.

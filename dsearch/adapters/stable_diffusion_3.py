@@ -35,7 +35,7 @@ class StableDiffusion3(Latent):
         pipe: the pipeline, on its device, with its precision, compilation and offloading as you have set them by now.
         num_inference_steps: denoising steps.
         guidance_scale: classifier-free guidance, on above 1; both halves go through the transformer in one call.
-        eta: strength of the noise, 0 to 1; by default that of the kind's source (`posterior`: 1).
+        eta: strength of the noise, by default that of the kind's source (`posterior`: 1); 0 is the pipeline's own ODE.
         noise: `posterior`, `cps`, `flow-sde`, `dance` or `full`, as for `AnyPipeline`.
         height: pixels, the pipeline's own size by default.
         width: pixels, likewise.

@@ -37,6 +37,7 @@ class Velocity(nn.Module):
     ) -> None:
         super().__init__()
         self.unet, self._kind, self._scale = unet, prediction_type, num_train_timesteps
+        self.training = unet.training
         self._log_ratio: Tensor = torch.logit(1 - alphas.double()).float() / 2
 
     def __getattr__(self, name: str) -> Any:
@@ -109,5 +110,5 @@ def as_flow(pipe: Any, shift: float = 1.0) -> Any:
         velocity = Velocity(unet, alphas.cpu(), kind, flow.config.num_train_timesteps)
     # What pipelines for noise-predicting UNets ask of a scheduler, and a flow's does not have.
     flow.init_noise_sigma, flow.scale_model_input = 1.0, _unscaled
-    made.register_modules(unet=velocity.train(unet.training), scheduler=flow)
+    made.register_modules(unet=velocity, scheduler=flow)
     return made

@@ -85,6 +85,19 @@ def test_without_noise_the_search_is_the_pipelines_own_call():
     torch.testing.assert_close(x, own, rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_trained_without_signal_at_its_last_time_says_the_velocity_there():
+    """At s = 1 a network of v = a eps - b x_0 says -E[x_0], so the velocity is x + that."""
+    alphas = diffusers.DDIMScheduler(**tiny.SD_DDIM, rescale_betas_zero_snr=True).alphas_cumprod
+
+    def network(z, time, return_dict):
+        assert float(time) == pytest.approx(999)
+        return (torch.full_like(z, -0.4),)
+
+    of = Velocity(torch.nn.Identity(), alphas, "v_prediction")
+    of.unet.forward = network
+    assert float(of(torch.full((1, 1, 1, 1), 1.5), 1000.0, return_dict=False)[0]) == pytest.approx(1.1, abs=1e-4)
+
+
 def test_what_is_no_model_of_noise_is_refused():
     with pytest.raises(TypeError, match="no UNet"):
         as_flow(tiny.sd3())
@@ -93,6 +106,9 @@ def test_what_is_no_model_of_noise_is_refused():
     pipe = tiny.pipeline()
     pipe.scheduler = diffusers.DDIMScheduler(**tiny.SD_DDIM, prediction_type="sample")
     with pytest.raises(ValueError, match="prediction_type='sample'"):
+        as_flow(pipe)
+    pipe.scheduler = diffusers.DDIMScheduler(**tiny.SD_DDIM, rescale_betas_zero_snr=True)
+    with pytest.raises(ValueError, match="rescale_betas_zero_snr=False"):
         as_flow(pipe)
 
 

@@ -65,8 +65,8 @@ class AnyPipeline:
     The pipeline's call runs up to its loop; the turns of the loop and what follows it are then run from the pipeline's
     own source, at any level, with any number of rows. So text encoding, guidance, control images, masks, callbacks and
     decoding are the pipeline's own. The reverse kernel is the scheduler's step where it draws noise and remembers no
-    step (DDIM with `eta`, DDPM, Euler ancestral, LCM, TCD, SDE-DPM-Solver++ of order 1), the flow's with `noise` for flow
-    matching, and for all other schedulers the DDIM family on their tables (Song et al. 2021, equations 12 and 16).
+    step (DDIM with `eta`, DDPM, Euler ancestral, LCM, TCD, SDE-DPM-Solver++ of order 1), for flow matching the one of
+    `noise`, and for all other schedulers the DDIM family on their tables (Song et al. 2021, equations 12 and 16).
     Schedulers of order 2 are exchanged for the first-order one of their family, and PNDM for DDIM.
 
     Args:

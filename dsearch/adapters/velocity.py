@@ -38,7 +38,9 @@ class Velocity(nn.Module):
         super().__init__()
         self.unet, self._kind, self._scale = unet, prediction_type, num_train_timesteps
         self.training = unet.training
-        self._log_ratio: Tensor = torch.logit(1 - alphas.double()).float() / 2
+        self._log_ratio: Tensor = (
+            torch.logit(1 - alphas.double().clamp(min=1e-12)).float() / 2
+        )  # 0 at the last, of some
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -87,7 +89,7 @@ def as_flow(pipe: Any, shift: float = 1.0) -> Any:
 
     Raises:
         TypeError: for a pipeline without a UNet, or one that is a flow already.
-        ValueError: for a scheduler that does not say what the UNet was trained on.
+        ValueError: for a scheduler that does not say what the UNet was trained on, or whose last time has no signal.
     """
     with optional():
         from diffusers import FlowMatchEulerDiscreteScheduler
@@ -103,6 +105,11 @@ def as_flow(pipe: Any, shift: float = 1.0) -> Any:
         raise ValueError(
             f"{type(scheduler).__name__} with prediction_type={kind!r} does not say what the UNet was trained on; give "
             f"as_flow one with alphas_cumprod and a prediction_type of {' or '.join(_TRAINED)}"
+        )
+    if kind == "epsilon" and not alphas.all():
+        raise ValueError(
+            "this scheduler has zero signal at the last trained time, where a network that predicts epsilon says nothing "
+            "of x_0; set rescale_betas_zero_snr=False, or use a v-prediction model"
         )
     made = copy.copy(pipe)
     with torch.device("cpu"):  # and not what the user's torch.set_default_device says

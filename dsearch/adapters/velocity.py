@@ -38,9 +38,8 @@ class Velocity(nn.Module):
         super().__init__()
         self.unet, self._kind, self._scale = unet, prediction_type, num_train_timesteps
         self.training = unet.training
-        self._log_ratio: Tensor = (
-            torch.logit(1 - alphas.double().clamp(min=1e-12)).float() / 2
-        )  # 0 at the last, of some
+        kept = alphas.double().clamp(min=1e-12)  # some schedules end at 0
+        self._log_ratio: Tensor = torch.logit(1 - kept).float() / 2
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -108,8 +107,8 @@ def as_flow(pipe: Any, shift: float = 1.0) -> Any:
         )
     if kind == "epsilon" and not alphas.all():
         raise ValueError(
-            "this scheduler has zero signal at the last trained time, where a network that predicts epsilon says nothing "
-            "of x_0; set rescale_betas_zero_snr=False, or use a v-prediction model"
+            "this scheduler has zero signal at the last trained time, where a network that predicts epsilon says "
+            "nothing of x_0; set rescale_betas_zero_snr=False, or use a v-prediction model"
         )
     made = copy.copy(pipe)
     with torch.device("cpu"):  # and not what the user's torch.set_default_device says

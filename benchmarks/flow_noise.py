@@ -163,16 +163,24 @@ def table(blocks: Sequence[Mapping[str, Any]], objective: str, budget: int) -> s
 
 
 def draw(blocks: Sequence[Mapping[str, Any]], path: Path, budget: int) -> None:
-    """Reward by strength, a curve a kind; the band is best-of-N of the ODE."""
+    """Reward by strength, a curve a kind; the band is best-of-N of the ODE. `dance` from 1 on leaves the frame."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), sharex=True, sharey="row", layout="constrained")
     for row, objective in zip(axes, OBJECTIVES, strict=True):
         own = {b["search"]: b for b in blocks if (b["objective"], b["budget"]) == (objective, budget)}
         ode = over_seeds(cells_of(own["best-of-N"])["posterior 0"])
+        kept = [
+            float(cells.mean())
+            for search in SEARCHES
+            for name, cells in cells_of(own[search]).items()
+            if not name.startswith("dance 1")  # far below the rest
+        ]
+        margin = 0.35 * (max(kept) - min(kept))
+        row[0].set_ylim(min(kept) - margin, max(kept) + margin)
         for ax, search in zip(row, SEARCHES, strict=True):
             cells = cells_of(own[search])
             if ode is not None:
@@ -188,7 +196,7 @@ def draw(blocks: Sequence[Mapping[str, Any]], path: Path, budget: int) -> None:
             ax.set_ylabel(TITLES[objective])
             ax.set_xlabel("eta")
             ax.label_outer()
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 1].legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -44,7 +44,7 @@ ETAS = {
 }
 NOISES = [(kind, eta) for kind, etas in ETAS.items() for eta in etas]
 FEW = [
-    *(("posterior", 1.0), ("posterior", 0.5), ("cps", 0.5), ("cps", 0.7)),
+    *(("posterior", 1.0), ("posterior", 0.5), ("posterior", 0.75), ("cps", 0.5), ("cps", 0.7)),
     *(("flow-sde", 0.7), ("flow-sde", 1.0), ("dance", 1.0), ("full", 1.0)),
 ]
 BUDGETS = {4: (NOISES, 6), 16: (FEW, 3)}

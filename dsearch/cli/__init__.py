@@ -103,7 +103,8 @@ def _shown(run: Run, args: argparse.Namespace) -> None:
     print("  ".join(f"{name:>10}" for name in (args.reward, *records[0]["held_out"])))
     for best in (group[0] for group in groups):
         seen = [best["reward"], *best["held_out"].values()]
-        print("  ".join(f"{score:10.4f}" for score in seen), f" {best['prompt']}")
+        said = ("  rejected" if score is None else f"{score:10.4f}" for score in seen)  # JSON cannot say -inf
+        print("  ".join(said), f" {best['prompt']}")
     print(f"{args.out / 'grid.png'}, {args.out / 'records.jsonl'}; dsearch report {args.out} shows the search")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..experiments.folder import Trace
-from .cells import Cell, Found
+from .cells import Cell, Found, reading
 from .intervals import Estimate
 from .rows import interval_of
 from .scores import Scores
@@ -23,7 +23,9 @@ def along(found: Found, cell: Cell) -> dict[int, Estimate]:
     """
     seeds, tables = cell.seeds, dict[int, Tensor]()
     for search in cell.searches:
-        for step, best in _best(search.run.trace(search.unit), len(search.unit.positions), cell.plain).items():
+        with reading(search.run, search.unit):
+            best_of = _best(search.run.trace(search.unit), len(search.unit.positions), cell.plain)
+        for step, best in best_of.items():
             table = tables.setdefault(
                 step, torch.full((len(seeds), len(found.prompts), 2), torch.nan, dtype=torch.float64, device="cpu")
             )

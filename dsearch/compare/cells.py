@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -111,6 +112,12 @@ class Cell:
         places = {(unit.seed, position) for position in unit.positions}
         if places <= self.covered:
             return False
+        with reading(run, unit):
+            self._take(run, unit, first)
+        self.covered |= places
+        return True
+
+    def _take(self, run: Run, unit: Unit, first: bool) -> None:
         records = [json.loads(line) for line in run.lines(unit, "records.jsonl")]
         timing = json.loads(run.lines(unit, "timing.json")[0])
         groups = sum(record["rank"] == 0 for record in records)
@@ -125,8 +132,6 @@ class Cell:
         for group in found if groups == len(unit.positions) else [ranked]:
             # A record cannot say that a weight is 0.
             self.log_w.append([-inf if record["log_w"] is None else record["log_w"] for record in group])
-        self.covered |= places
-        return True
 
     def _count(self, place: Place, records: list[dict[str, Any]], run: Run) -> None:
         counted = records if self.plain else records[:1]
@@ -249,6 +254,24 @@ class Found:
         units, limits = tuple(unit for unit, _ in key.budget), tuple(limit for _, limit in key.budget)
         named = list(self.models).index(key.model), self.objectives.index(key.objective)
         return (*named, units, limits, self.names.index(key.method))
+
+
+@contextmanager
+def reading(run: Run, unit: Unit) -> Iterator[None]:
+    """Names the unit whose files cannot be read or do not say what they should.
+
+    Raises:
+        ExperimentError: for an exception of any kind within; a damaged file can lead to each.
+    """
+    try:
+        yield
+    except ExperimentError:
+        raise
+    except Exception as error:
+        raise ExperimentError(
+            f"{run.folder / 'units' / unit.name} is damaged ({type(error).__name__}: {error}); remove it, and dsearch "
+            "run makes it again"
+        ) from error
 
 
 def key_of(run: Run, unit: Unit) -> Key:

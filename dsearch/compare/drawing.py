@@ -15,7 +15,7 @@ from ..experiments.folder import Trace
 from ..plots import Panel, Series, curves, from_png, grid
 from .along import along
 from .anchors import Anchor
-from .cells import Cell, Found, Key, Limits
+from .cells import Cell, Found, Key, Limits, reading
 from .intervals import Estimate
 from .metrics import Interval
 from .ranks import rank_correlation
@@ -204,7 +204,8 @@ def _correlations(found: Found, rows: Sequence[Row]) -> Correlations:
     for row in _largest(rows):
         searches: dict[int, list[tuple[Trace, Sequence[int]]]] = {}
         for s in found.cells[row.key].searches:
-            searches.setdefault(s.unit.seed, []).append((s.run.trace(s.unit), s.unit.positions))
+            with reading(s.run, s.unit):
+                searches.setdefault(s.unit.seed, []).append((s.run.trace(s.unit), s.unit.positions))
         if steps := rank_correlation(searches):
             known[row.model, row.objective, row.method] = steps
     return known

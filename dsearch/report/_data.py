@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._optional import optional
 from ..compare.along import along
-from ..compare.cells import Found, Key, key_of, usual_baseline
+from ..compare.cells import Found, Key, key_of, reading, usual_baseline
 from ..compare.rows import Row, row_of
 from ..core.plan import Bill
 from ..core.result import Lineage
@@ -62,7 +62,11 @@ class Search(NamedTuple):
 
 def searches(run: Run) -> list[Search]:
     """The searches of the finished units, in order."""
-    return [search for unit in run.finished for search in _searches(run, unit)]
+    found: list[Search] = []
+    for unit in run.finished:
+        with reading(run, unit):
+            found += _searches(run, unit)
+    return found
 
 
 def _searches(run: Run, unit: Unit) -> Iterator[Search]:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dsearch._precision import warn_if_emulated
 from dsearch._prompts import tell
+from dsearch._weights import read_weights
 from dsearch.core.rng import move
 from dsearch.rewards._inputs import check_images, check_prompts
 from dsearch.rewards._texts import Remembered
-from dsearch.rewards._weights import read_weights
 
 __all__ = ["HPS"]
 

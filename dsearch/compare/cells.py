@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
-from math import inf, nan
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from ..core.plan import Bill
 from ..experiments.experiment import ExperimentError, Model, Named, Unit, described, near
 from ..experiments.folder import Run
 from .intervals import over_seeds
@@ -120,6 +121,7 @@ class Cell:
     def _take(self, run: Run, unit: Unit, first: bool) -> None:
         records = [json.loads(line) for line in run.lines(unit, "records.jsonl")]
         timing = json.loads(run.lines(unit, "timing.json")[0])
+        _check(unit, records, timing)
         groups = sum(record["rank"] == 0 for record in records)
         bills = records[0]["bill"], records[0]["planned"]
         self.searches.append(Search(run, unit, groups, *bills, timing["seconds"], timing["peak_bytes"], first))
@@ -137,7 +139,7 @@ class Cell:
         counted = records if self.plain else records[:1]
         for name in (None, *counted[0]["held_out"]):
             said = [record["reward"] if name is None else record["held_out"][name] for record in counted]
-            known = [value for value in said if value is not None]  # JSON cannot say -inf
+            known = [value for value in said if value is not None and isfinite(value)]  # JSON cannot say -inf
             mean = sum(known) / len(known) if known else nan
             self.scores.setdefault(name, {})[place] = mean, 1 - len(known) / len(said)
         self.kl[place] = [record["kl"] for record in counted if record["kl"] is not None]
@@ -272,6 +274,21 @@ def reading(run: Run, unit: Unit) -> Iterator[None]:
             f"{run.folder / 'units' / unit.name} is damaged ({type(error).__name__}: {error}); remove it, and dsearch "
             "run makes it again"
         ) from error
+
+
+def _check(unit: Unit, records: Sequence[dict[str, Any]], timing: Mapping[str, Any]) -> None:
+    """Refuses what is no record of the unit, whatever wrote it."""
+    numbers, counts = [timing["peak_bytes"]], list[Any]()
+    for record in records:
+        numbers += [record["reward"], record["log_w"], record["kl"], *record["held_out"].values()]
+        counts += [record["rank"], record["ancestor"]]
+        counts += [record[kind][of] for kind in ("bill", "planned") for of in Bill._fields]
+        if record["position"] not in unit.positions or not isinstance(record["image"], str | None):
+            raise ValueError(f"position {record['position']!r}, image {record['image']!r}")
+    odd = [n for n in numbers if n is not None and type(n) not in (int, float)]
+    odd += [n for n in counts if type(n) is not int] + [n for n in [timing["seconds"]] if type(n) not in (int, float)]
+    if odd:
+        raise ValueError(f"{odd[0]!r} is no such number")
 
 
 def key_of(run: Run, unit: Unit) -> Key:

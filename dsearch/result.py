@@ -122,17 +122,18 @@ class Result(Found):
     def _page(self, pixels: int) -> str:
         shown = self.images[:SHOWN, :SHOWN]
         pictures = _pil(shown) if _pictorial(shown) else None
-        rows = []
+        pooled, rows = self._group == "pool", []
         for b, group in enumerate(self.prompts[:SHOWN]):
             cells = []
             for k, text in enumerate(group[:SHOWN]):
                 scores = self._scores(b, k)
                 said = [f"{scores['reward']:.4g}"]
                 said += [f"{_words(name, 40)} {score:.4g}" for name, score in scores.get("held_out", {}).items()]
-                said += [_words(text, 24)] * (text != group[0])  # of a pool
+                said += [_words(text, 24)] if pooled else []
                 picture = "" if pictures is None else _img(pictures[b][k], pixels, text)
-                cells.append(f"<td style='text-align:center'>{picture}{'<br>'.join(said)}</td>")
-            rows.append(f"<tr><th style='text-align:left'>{_words(group[0], 80)}</th>{''.join(cells)}</tr>")
+                cells.append(f"<td style='text-align:center;vertical-align:top'>{picture}{'<br>'.join(said)}</td>")
+            title = "" if pooled else _words(group[0], 80)
+            rows.append(f"<tr><th style='text-align:left'>{title}</th>{''.join(cells)}</tr>")
         hidden = len(self.prompts) > SHOWN or len(self.prompts[0]) > SHOWN
         about = f"{self._size()}{f'; the first {SHOWN} are shown' if hidden else ''}. {self._spent()}."
         return f"<table>{''.join(rows)}</table><p>{escape(about)}</p>"

@@ -425,6 +425,7 @@ def test_repr_says_what_was_found_and_spent():
     )
     pooled = dsearch.search(tiny.pipeline(), methods.published(tiny.contrast, bs=2), ["cat", "dog"])
     assert "Result of 1 pool x" in repr(pooled) and "spent per pool" in repr(pooled)
+    assert Read(pooled._repr_html_()).words.count("cat") == pooled.prompts[0].count("cat") > 0
 
 
 class Read(HTMLParser):

@@ -42,6 +42,8 @@ def shown(output: dict[str, Any], pictures: dict[str, bytes], name: str) -> str:
     if "image/png" in data:
         pictures[name] = base64.b64decode("".join(data["image/png"]))
         return f"![What the cell above draws]({name})"
+    if "text/html" in data:
+        return "".join(data["text/html"])
     if "text/markdown" in data:
         return "".join(data["text/markdown"])
     return "```{ .text .output }\n" + "".join(data.get("text/plain", output.get("text", ""))).rstrip() + "\n```"

@@ -6,7 +6,7 @@ along them, so that v(x_t, t) = E[r(x_0) | x_t]. The diffusion model is never tr
     runs = collect(denoiser, {"aesthetic": reward}, prompts, samples=500)
     network = ValueNetwork.like(runs)
     fit(network, runs, "aesthetic")
-    method = dsearch.methods.svdd(reward, width=20, value=learned(network))   # learned: dsearch.core.value
+    method = dsearch.methods.svdd(reward, width=20, value=dsearch.values.learned(network))
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Damaged or hostile weights give the documented error, naming file and remedy, and no code in them runs."""
 
 import io
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,9 @@ import torch
 from damage import Touch, damaged, saved
 
 from dsearch._weights import read_weights, refuse_bombs
+from dsearch.box import pipeline_path, preview_path
+from dsearch.experiments import build
+from dsearch.experiments.experiment import Model
 from dsearch.rewards import AestheticHead, CLIPScore, ImageReward
 from dsearch.rewards import image_reward as ir
 from dsearch.rewards.aesthetic import load_head
@@ -132,6 +136,43 @@ def test_a_clip_of_broken_weights_is_refused(how, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match="unpacks to" if how == "bomb" else str(tmp_path)):
         CLIPScore(tmp_path)
     assert not marker.exists()
+
+
+def preview(folder):
+    return build._preview(Model(str(pipeline_path()), preview=str(folder)), False, torch.float32, "cpu")
+
+
+def hold_previews(folder, count):
+    shutil.copytree(preview_path(), folder)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    content, tensors = file.read_bytes(), read_weights(file, [], "")
+    refused = 0
+    for bad in damaged(file.name, content, tensors, count, folder / "ran"):
+        file.unlink()  # what an earlier preview has mapped stays
+        file.write_bytes(bad)
+        try:
+            preview(folder)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"preview {folder} ")
+    return refused
+
+
+def test_a_damaged_preview_is_named(tmp_path):
+    assert hold_previews(tmp_path / "preview", 6) >= 3
+
+
+@pytest.mark.slow
+def test_a_preview_damaged_in_many_ways_is_named(tmp_path):
+    assert hold_previews(tmp_path / "preview", 60) >= 30
+
+
+def test_a_preview_that_is_a_bomb_is_refused(tmp_path):
+    shutil.copytree(preview_path(), tmp_path / "preview")
+    (tmp_path / "preview" / "diffusion_pytorch_model.safetensors").unlink()
+    (tmp_path / "preview" / "diffusion_pytorch_model.bin").write_bytes(bomb())
+    with pytest.raises(ValueError, match="unpacks to"):
+        preview(tmp_path / "preview")
 
 
 def bomb(size=500_000_000):

@@ -167,6 +167,18 @@ def test_a_preview_damaged_in_many_ways_is_named(tmp_path):
     assert hold_previews(tmp_path / "preview", 60) >= 30
 
 
+def test_a_preview_that_lacks_weights_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    shutil.copytree(preview_path(), tmp_path / "preview")
+    file = tmp_path / "preview" / "diffusion_pytorch_model.safetensors"
+    weights = read_weights(file, [], "")
+    key = sorted(weights)[0]
+    save_file({name: tensor for name, tensor in weights.items() if name != key}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"it lacks \['{key}'\]"):
+        preview(tmp_path / "preview")
+
+
 def test_a_preview_that_is_a_bomb_is_refused(tmp_path):
     shutil.copytree(preview_path(), tmp_path / "preview")
     (tmp_path / "preview" / "diffusion_pytorch_model.safetensors").unlink()

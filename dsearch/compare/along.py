@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..experiments.folder import Trace
-from .cells import Cell, Found, reading
+from .cells import Cell, Found
 from .intervals import Estimate
+from .reading import reading
 from .rows import interval_of
 from .scores import Scores
 

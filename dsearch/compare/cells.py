@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -15,10 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..core.plan import Bill
 from ..experiments.experiment import ExperimentError, Model, Named, Unit, described, near
 from ..experiments.folder import Run
 from .intervals import over_seeds
+from .reading import check, reading
 from .scores import Scores
 
 Limits = tuple[tuple[str, float], ...]
@@ -121,7 +120,7 @@ class Cell:
     def _take(self, run: Run, unit: Unit, first: bool) -> None:
         records = [json.loads(line) for line in run.lines(unit, "records.jsonl")]
         timing = json.loads(run.lines(unit, "timing.json")[0])
-        _check(unit, records, timing)
+        check(unit, records, timing)
         groups = sum(record["rank"] == 0 for record in records)
         bills = records[0]["bill"], records[0]["planned"]
         self.searches.append(Search(run, unit, groups, *bills, timing["seconds"], timing["peak_bytes"], first))
@@ -256,39 +255,6 @@ class Found:
         units, limits = tuple(unit for unit, _ in key.budget), tuple(limit for _, limit in key.budget)
         named = list(self.models).index(key.model), self.objectives.index(key.objective)
         return (*named, units, limits, self.names.index(key.method))
-
-
-@contextmanager
-def reading(run: Run, unit: Unit) -> Iterator[None]:
-    """Names the unit whose files cannot be read or do not say what they should.
-
-    Raises:
-        ExperimentError: for an exception of any kind within; a damaged file can lead to each.
-    """
-    try:
-        yield
-    except ExperimentError:
-        raise
-    except Exception as error:
-        raise ExperimentError(
-            f"{run.folder / 'units' / unit.name} is damaged ({type(error).__name__}: {error}); remove it, and dsearch "
-            "run makes it again"
-        ) from error
-
-
-def _check(unit: Unit, records: Sequence[dict[str, Any]], timing: Mapping[str, Any]) -> None:
-    """Refuses what is no record of the unit, whatever wrote it."""
-    numbers, counts = [timing["peak_bytes"]], list[Any]()
-    for record in records:
-        numbers += [record["reward"], record["log_w"], record["kl"], *record["held_out"].values()]
-        counts += [record["rank"], record["ancestor"]]
-        counts += [record[kind][of] for kind in ("bill", "planned") for of in Bill._fields]
-        if record["position"] not in unit.positions or not isinstance(record["image"], str | None):
-            raise ValueError(f"position {record['position']!r}, image {record['image']!r}")
-    odd = [n for n in numbers if n is not None and type(n) not in (int, float)]
-    odd += [n for n in counts if type(n) is not int] + [n for n in [timing["seconds"]] if type(n) not in (int, float)]
-    if odd:
-        raise ValueError(f"{odd[0]!r} is no such number")
 
 
 def key_of(run: Run, unit: Unit) -> Key:

@@ -15,10 +15,11 @@ from ..experiments.folder import Trace
 from ..plots import Panel, Series, curves, from_png, grid
 from .along import along
 from .anchors import Anchor
-from .cells import Cell, Found, Key, Limits, reading
+from .cells import Cell, Found, Key, Limits
 from .intervals import Estimate
 from .metrics import Interval
 from .ranks import rank_correlation
+from .reading import reading
 from .rows import Row
 from .words import count, held_out, percent, words
 

@@ -337,9 +337,14 @@ def _preview(model: Model, boxed: bool, dtype: torch.dtype, device: str) -> Any:
     folder = preview_path() if boxed else model.preview
     refuse_bombs(str(folder))
     try:
-        return AutoencoderTiny.from_pretrained(folder, torch_dtype=dtype).to(device)
+        preview, info = AutoencoderTiny.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
     except Exception as error:  # of any kind: what is parsed may be any bytes
         raise ValueError(f"preview {folder} is no AutoencoderTiny that could be read ({error})") from error
+    if info["missing_keys"]:  # diffusers would fill them with random numbers
+        raise ValueError(
+            f"preview {folder} is no whole AutoencoderTiny: it lacks {sorted(info['missing_keys'])[:3]} ..."
+        )
+    return preview.to(device)
 
 
 @contextmanager

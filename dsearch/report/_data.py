@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .._optional import optional
 from ..compare.along import along
-from ..compare.cells import Found, Key, key_of, reading, usual_baseline
+from ..compare.cells import Found, Key, key_of, usual_baseline
+from ..compare.reading import reading
 from ..compare.rows import Row, row_of
 from ..core.plan import Bill
 from ..core.result import Lineage

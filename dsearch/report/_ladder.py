@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from .._optional import optional
-from ..compare.cells import reading
+from ..compare.reading import reading
 from ..experiments.files import dumps
 from ..experiments.folder import WIDEST, Run
 from ._data import Search, lineage

@@ -78,6 +78,7 @@ class Series(NamedTuple):
         high: upper end of its interval.
         x_interval: `(low, high)` of x, for a marker.
         x_intervals: `(low, high)` of each x: the points are markers with error bars both ways, growing along the curve.
+        said: what stands beside each point, "" for nothing.
     """
 
     x: Sequence[float]
@@ -86,6 +87,7 @@ class Series(NamedTuple):
     high: Sequence[float]
     x_interval: tuple[float, float] | None = None
     x_intervals: Sequence[tuple[float, float]] | None = None
+    said: Sequence[str] = ()
 
 
 class Panel(NamedTuple):
@@ -133,6 +135,8 @@ def curves(
                 continue
             for name, series in panel.series.items():
                 handles[name] = _draw(axis, series, colour[name], band=not many)
+                for x, y, said in zip(series.x, series.y, series.said, strict=False):
+                    axis.annotate(said, (x, y), (4, 4), textcoords="offset points", fontsize=6.5, color=colour[name])
             handles.update(_refer(axis, panel))
             axis.set(title=_plain(panel.title), xlabel=_plain(panel.x), ylabel=_plain(panel.y))
             axis.grid(alpha=0.25)

@@ -76,6 +76,31 @@ def test_seconds_are_reckoned_at_their_prices():
     assert PRICES.seconds(Bill(4, 2, 8)) == 3.5
 
 
+@pytest.mark.parametrize("most", [10**3, 10**5, 10**7])
+def test_the_largest_size_is_found_without_a_look_at_all_of_them(most):
+    looked = []
+    assert Budget(model_calls=7 * most).largest(lambda n: looked.append(n) or Bill(7 * n), "it") == most
+    assert len(looked) < 2048 + 2 * most.bit_length() + 5
+
+
+@every_method
+def test_a_bill_asks_what_a_level_costs_no_more_often_than_there_are_levels(example):
+    asked = []
+    method = example(smooth)
+    cost = method.value.cost
+
+    class Asked(type(method.value)):
+        def cost(self, level, num_steps):
+            asked.append(level)
+            return cost(level, num_steps)
+
+    value = object.__new__(Asked)
+    value.__dict__.update(getattr(method.value, "__dict__", {}))
+    counted = dataclasses.replace(method, value=value)
+    assert counted.bill(300) == method.bill(300) and len(asked) <= 300
+    assert counted.cost(7, 300) == method.costs(300)(7, 300)
+
+
 def test_a_method_whose_bill_does_not_rise_has_no_largest_size():
     svdd = methods.svdd(smooth, 2)
     flat = dataclasses.replace(svdd, plan=dsearch.Sized(lambda size, num_steps: svdd.plan(num_steps), 1))

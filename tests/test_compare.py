@@ -126,7 +126,10 @@ def test_the_interval_over_seeds_by_hand():
     assert over_seeds(cells([2, 3], [2, 3])) == (2.5, 2.5, 2.5)
     nan = float("nan")
     assert over_seeds(cells([1, nan], [nan, 2])) is None and over_seeds(cells([1, 2])) is None
-    assert over_seeds(cells([1, 9], [3, nan])) == over_seeds(cells([1], [3]))  # one seed of a prompt says no spread
+    # The second prompt's only seed is in the mean, with the variance 2 of the first: 2 / 2 + 2, one degree of freedom.
+    half = stats.t.ppf(0.975, 1) * 3**0.5 / 2
+    assert over_seeds(cells([1, 9], [3, nan])) == pytest.approx((5.5, 5.5 - half, 5.5 + half))
+    assert over_seeds(cells([1, nan], [3, nan])) == over_seeds(cells([1], [3]))
 
 
 @pytest.mark.parametrize(("seeds", "prompts"), [(2, 3), (3, 8), (5, 4)])
@@ -254,7 +257,9 @@ def test_differences_are_paired_and_means_are_those_of_the_records(tmp_path):
         }
         ours, theirs = cells(*table["other"]), cells(*table["best"])
         own = row(found, "other", 100 * (budget + 1))
-        assert own.reward == (over_seeds(ours), over_seeds(ours - theirs), over_prompts(ours - theirs))
+        assert own.reward[:4] == (over_seeds(ours), over_seeds(ours - theirs), over_prompts(ours - theirs), 0)
+        better = int((ours > theirs).sum())
+        assert own.reward.pairs == (better, int((ours < theirs).sum()), int((ours == theirs).sum()), 0)
         assert own.held_out["judge"].own == over_seeds(ours / 2)
         assert own.reward.above.high - own.reward.above.low < own.reward.own.high - own.reward.own.low
         assert row(found, "best").reward.above is None
@@ -283,7 +288,7 @@ def test_a_method_compared_with_itself_is_not_above_itself(tmp_path):
         return score(unit._replace(method="best"), position)
 
     own = row(told(made(tmp_path / "run", score=alike), tmp_path / "out"), "other")
-    assert own.reward[1:] == ((0, 0, 0), (0, 0, 0)) and not own.reward.above.is_clear
+    assert own.reward[1:] == ((0, 0, 0), (0, 0, 0), 0, (0, 0, 12, 0)) and not own.reward.above.is_clear
     assert "+0.000 [+0.000, +0.000] n.s." in re.sub(r"0\.0+", "0.000", (tmp_path / "out" / "table.md").read_text())
 
 
@@ -613,8 +618,10 @@ def test_values_along_the_way_are_the_best_of_each_prompts_candidates(truly):
                         own = trace.values[step][0 if key.method == "pool" else p][owners]
                         if len(own):
                             table[unit.seed, p] = float(own.double().mean() if plain else own.max())
-            assert told_ == pytest.approx(over_seeds(table, key.method == "pool"))
-        assert steps[7].mean == pytest.approx(row(told([run], run.folder / "x"), key.method, 0, "red").reward.own.mean)
+            assert told_.own == pytest.approx(over_seeds(table, key.method == "pool")) and told_.rejected == 0
+        assert steps[7].own.mean == pytest.approx(
+            row(told([run], run.folder / "x"), key.method, 0, "red").reward.own.mean
+        )
 
 
 def candidates(trace, step, prompt, pooled):

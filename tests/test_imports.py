@@ -131,7 +131,16 @@ def test_adapters_import_core_and_no_reward_or_method(module):
 @pytest.mark.parametrize("module", within("rewards"))
 def test_rewards_import_core_and_the_box_of_weights_and_no_adapter_or_method(module):
     assert not outside(
-        ours(module), "core", "rewards", "box", "discovery", "_optional", "_torchvision", "_precision", "_prompts"
+        ours(module),
+        "core",
+        "rewards",
+        "box",
+        "discovery",
+        "_optional",
+        "_torchvision",
+        "_precision",
+        "_prompts",
+        "_weights",
     )
 
 

@@ -228,7 +228,8 @@ def test_curves_and_tables_are_those_of_the_records(run, text):
             assert cell["rewards"]["means"][name] == pytest.approx(list(over_seeds(table, method == "pool")), abs=1e-6)
             tables[name, method] = table
         assert cell["rewards"]["n"] == (~tables["bright", method].isnan()).sum() and cell["rewards"]["of"] == 10
-        assert cell["curve"][-1][1:] == pytest.approx(cell["rewards"]["means"]["bright"], abs=1e-5)
+        assert cell["rewards"]["rejected"] == {"bright": 0, "judge": 0} and cell["curve"][-1][4] == 0
+        assert cell["curve"][-1][1:4] == pytest.approx(cell["rewards"]["means"]["bright"], abs=1e-5)
         share = len(HOSTILE) if method == "pool" else 1
         assert cell["bill"]["planned"] == [n / share for n in records[0]["planned"].values()]
         units = {r["unit"] for r in records}

@@ -27,24 +27,49 @@ if TYPE_CHECKING:
     from ..experiments.folder import Run
 
 
+REPORT = (
+    "this is a fault of dsearch, not of yours: please report the whole command and what it shows as "
+    "dsearch --debug COMMAND ..."
+)
+
+LONGEST = 2000
+"""Letters of an error that are shown."""
+
+
 class UsageError(ValueError):
     """Something the user can put right; shown without a traceback."""
 
 
+REFUSED, BUG, INTERRUPTED = 2, 70, 130
+"""Exit statuses besides 0: what the user can put right, what only dsearch can (EX_SOFTWARE), and Ctrl-C."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit status (0, or 2 with one line on standard error)."""
+    """Runs the program; returns its exit status: 0, or another one with one line on standard error."""
     args = parser(COMMANDS).parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        if args.debug:
-            raise
-        print(f"dsearch: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("dsearch: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            raise
+        said, status = _refusal(error)
+        print(f"dsearch: {said}", file=sys.stderr)
+        return status
     return 0
+
+
+def _refusal(error: Exception) -> tuple[str, int]:
+    """An exception as one line of bounded length, and its exit status."""
+    line = " ".join(str(error).split())
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+    if isinstance(error, MemoryError):
+        return "error: out of memory; make less at once (--chunk), or a smaller search", REFUSED
+    if isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError) and line:
+        return f"error: {line}", REFUSED
+    return f"bug: {type(error).__name__}: {line}; {REPORT}", BUG
 
 
 def _generate(args: argparse.Namespace) -> None:
@@ -103,7 +128,8 @@ def _shown(run: Run, args: argparse.Namespace) -> None:
     print("  ".join(f"{name:>10}" for name in (args.reward, *records[0]["held_out"])))
     for best in (group[0] for group in groups):
         seen = [best["reward"], *best["held_out"].values()]
-        print("  ".join(f"{score:10.4f}" for score in seen), f" {best['prompt']}")
+        said = ("  rejected" if score is None else f"{score:10.4f}" for score in seen)  # JSON cannot say -inf
+        print("  ".join(said), f" {best['prompt']}")
     print(f"{args.out / 'grid.png'}, {args.out / 'records.jsonl'}; dsearch report {args.out} shows the search")
 
 
@@ -326,10 +352,11 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     """`-o` options, and `--beams` and `--rows-per-step` under the method's names for them."""
     known, options = _known(args), dict(_option(text) for text in args.option)
     if args.beams is not None:
-        options["beams"] = args.beams
+        options["beams"] = positive("--beams", args.beams)
     if (rows := args.rows_per_step) is not None:
+        positive("--rows-per-step", rows)
         name = next((name for name in ("rows_per_step", "budget", "n", "width") if name in known), "rows_per_step")
-        beams = options.get("beams", 1)
+        beams = positive("beams", options.get("beams", 1))
         if name == "width" and rows < beams:
             raise UsageError(f"--rows-per-step {rows} is below --beams {beams}; raise it")
         options[name] = rows // beams if name == "width" else rows
@@ -342,7 +369,7 @@ def _option(text: str) -> tuple[str, Any]:
         raise UsageError(f"option {text!r} is not NAME=VALUE")
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two where it nests too deeply
         return name, value
 
 

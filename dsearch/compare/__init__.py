@@ -20,9 +20,20 @@ from .intervals import Estimate, jackknife, over_prompts, over_seeds
 from .metrics import Interval
 from .ranks import rank_correlation
 from .rows import Row, row_of
+from .scores import Pairs
 from .words import flat, notes_of, written
 
-__all__ = ["Comparison", "Estimate", "Row", "compare", "jackknife", "over_prompts", "over_seeds", "rank_correlation"]
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "Pairs",
+    "Row",
+    "compare",
+    "jackknife",
+    "over_prompts",
+    "over_seeds",
+    "rank_correlation",
+]
 
 
 @dataclass(frozen=True)

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 
 import torch
 from torch import Tensor
 
 from ..experiments.folder import Trace
 from .cells import Cell, Found
-from .metrics import Interval
+from .intervals import Estimate
+from .reading import reading
 from .rows import interval_of
+from .scores import Scores
 
 
-def along(found: Found, cell: Cell) -> dict[int, Interval]:
+def along(found: Found, cell: Cell) -> dict[int, Estimate]:
     """By scored step, from 0: the best value of a prompt (for `plain` the mean), over its seeds and the prompts.
 
-    Before the last step a value is an estimate: mostly the objective's reward of the posterior mean.
+    Before the last step a value is an estimate: mostly the objective's reward of the posterior mean. A prompt of which
+    all candidates are rejected is in `rejected` and not in the mean.
     """
     seeds, tables = cell.seeds, dict[int, Tensor]()
     for search in cell.searches:
-        for step, best in _best(search.run.trace(search.unit), len(search.unit.positions), cell.plain).items():
+        with reading(search.run, search.unit):
+            best_of = _best(search.run.trace(search.unit), len(search.unit.positions), cell.plain)
+        for step, best in best_of.items():
             table = tables.setdefault(
-                step, torch.full((len(seeds), len(found.prompts)), torch.nan, dtype=torch.float64, device="cpu")
+                step, torch.full((len(seeds), len(found.prompts), 2), torch.nan, dtype=torch.float64, device="cpu")
             )
             table[seeds.index(search.unit.seed), list(search.unit.positions)] = best
-    return {step: interval_of(table, cell.pooled, not found.single) for step, table in sorted(tables.items())}
+    said = {step: Scores(*table.unbind(-1)) for step, table in sorted(tables.items())}
+    return {
+        step: Estimate(interval_of(scores.mean, cell.pooled, not found.single), rejected=scores.rate)
+        for step, scores in said.items()
+    }
 
 
 def _best(trace: Trace, prompts: int, plain: bool) -> dict[int, Tensor]:
-    """By scored step `[P]`, nan for a prompt of which nothing is left."""
+    """By scored step `[P, 2]`, the finite value and the rejected share; nan for a prompt of which nothing is left."""
     pools = prompts // len(trace.order)  # prompts of a group: beam k of a pool carries prompt k mod P
     owner = (torch.arange(trace.alive[0], device="cpu") % pools).expand(len(trace.order), -1)  # [B, K]
     best = {}
@@ -43,4 +53,10 @@ def _best(trace: Trace, prompts: int, plain: bool) -> dict[int, Tensor]:
 
 def _of_each(values: Tensor, owner: Tensor, prompts: int, plain: bool) -> Tensor:
     held: Sequence[Tensor] = [values[owner == p] for p in range(prompts)]
-    return torch.stack([some.mean() if plain or not len(some) else some.max() for some in held])
+    counted = [some if plain or not len(some) else some.max()[None] for some in held]
+    said = [(float(some[some.isfinite()].mean()), _share(some)) for some in counted]
+    return torch.tensor(said, dtype=torch.float64, device="cpu")
+
+
+def _share(counted: Tensor) -> float:
+    return float((~counted.isfinite()).double().mean()) if len(counted) else nan

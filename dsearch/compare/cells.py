@@ -8,16 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
-from math import inf, nan
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..experiments.experiment import ExperimentError, Model, Named, Unit, described, near
 from ..experiments.folder import Run
 from .intervals import over_seeds
+from .reading import check, reading
+from .scores import Scores
 
 Limits = tuple[tuple[str, float], ...]
 """A budget: pairs of unit and limit, by unit; empty for methods as given."""
@@ -35,7 +36,7 @@ class Key(NamedTuple):
     method: str
 
     def __str__(self) -> str:
-        return f"{self.method} under {self.objective} at {described(dict(self.budget))}"
+        return f"{self.method} under {self.objective} {'at ' if self.budget else ''}{described(dict(self.budget))}"
 
 
 class Search(NamedTuple):
@@ -68,7 +69,8 @@ class Cell:
     Attributes:
         plain: whether nothing chooses, so that all images of a prompt count; of other methods the best one does.
         searches: finished units.
-        scores: by name (None for the objective), then by place: a number, or the mean over the images that count.
+        scores: by name (None for the objective), then by place: the mean over the images that count and are not
+            rejected (nan where all are), and the share of rejected ones.
         kl: known nats of the images that count.
         log_w: of the images that each search of a prompt or pool returned.
         pictures: one a place: the best; of those that nothing chose, the first drawn.
@@ -77,7 +79,7 @@ class Cell:
 
     plain: bool = False
     searches: list[Search] = field(default_factory=list)
-    scores: dict[str | None, dict[Place, float]] = field(default_factory=dict)
+    scores: dict[str | None, dict[Place, tuple[float, float]]] = field(default_factory=dict)
     kl: dict[Place, list[float]] = field(default_factory=dict)
     log_w: list[list[float]] = field(default_factory=list)
     pictures: dict[Place, Path] = field(default_factory=dict)
@@ -93,19 +95,32 @@ class Cell:
         """Those of which something is finished."""
         return sorted({seed for seed, _ in self.covered})
 
-    def matrix(self, name: str | None, seeds: Sequence[int], prompts: int) -> Tensor:
-        """`[S, P]` scores, nan where there is none."""
+    def of(self, name: str | None, seeds: Sequence[int], prompts: int) -> Scores:
+        """What a reward says, `[S, P]`, of these seeds."""
         held = self.scores.get(name, {})
-        rows = [[held.get((seed, position), nan) for position in range(prompts)] for seed in seeds]
-        return torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(seeds), prompts)
+        rows = [held.get((seed, position), (nan, nan)) for seed in seeds for position in range(prompts)]
+        table = torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(seeds), prompts, 2)
+        return Scores(*table.unbind(-1))
+
+    def repeated(self, prompts: int) -> bool:
+        """Whether a prompt, or a pool of prompts, has two seeds, finite or rejected."""
+        there = self.of(None, self.seeds, prompts).rejected
+        return over_seeds(there, self.pooled) is not None
 
     def add(self, run: Run, unit: Unit, first: bool) -> bool:
         """Takes a finished unit in, unless it is there already; says whether it did."""
         places = {(unit.seed, position) for position in unit.positions}
         if places <= self.covered:
             return False
+        with reading(run, unit):
+            self._take(run, unit, first)
+        self.covered |= places
+        return True
+
+    def _take(self, run: Run, unit: Unit, first: bool) -> None:
         records = [json.loads(line) for line in run.lines(unit, "records.jsonl")]
         timing = json.loads(run.lines(unit, "timing.json")[0])
+        check(unit, records, timing)
         groups = sum(record["rank"] == 0 for record in records)
         bills = records[0]["bill"], records[0]["planned"]
         self.searches.append(Search(run, unit, groups, *bills, timing["seconds"], timing["peak_bytes"], first))
@@ -118,15 +133,14 @@ class Cell:
         for group in found if groups == len(unit.positions) else [ranked]:
             # A record cannot say that a weight is 0.
             self.log_w.append([-inf if record["log_w"] is None else record["log_w"] for record in group])
-        self.covered |= places
-        return True
 
     def _count(self, place: Place, records: list[dict[str, Any]], run: Run) -> None:
         counted = records if self.plain else records[:1]
         for name in (None, *counted[0]["held_out"]):
             said = [record["reward"] if name is None else record["held_out"][name] for record in counted]
-            known = [nan if value is None else value for value in said]
-            self.scores.setdefault(name, {})[place] = sum(known) / len(known)
+            known = [value for value in said if value is not None and isfinite(value)]  # JSON cannot say -inf
+            mean = sum(known) / len(known) if known else nan
+            self.scores.setdefault(name, {})[place] = mean, 1 - len(known) / len(said)
         self.kl[place] = [record["kl"] for record in counted if record["kl"] is not None]
         shown = min(counted, key=lambda record: record["ancestor"])
         if shown["image"] is not None:
@@ -215,13 +229,12 @@ class Found:
 
     @cached_property
     def ready(self) -> dict[Key, Cell]:
-        """Of what is finished, that which has an interval over seeds.
+        """Of what is finished, that which has two seeds of a prompt.
 
         Raises:
             ExperimentError: where nothing has.
         """
-        n = len(self.prompts)
-        ready = {key: c for key, c in self.cells.items() if over_seeds(c.matrix(None, c.seeds, n), c.pooled)}
+        ready = {key: cell for key, cell in self.cells.items() if cell.repeated(len(self.prompts))}
         if not ready:
             there, total = sum(len(run.finished) for run in self.runs), sum(len(run.units) for run in self.runs)
             raise ExperimentError(
@@ -253,7 +266,7 @@ def _fits(one: Run, other: Run) -> None:
     """Refuses runs that ask different prompts, or that call different things alike."""
     ours, theirs = one.experiment, other.experiment
     if ours.prompts != theirs.prompts:
-        apart = [f"{_short(a)} and {_short(b)}" for a, b in zip(ours.prompts, theirs.prompts, strict=False) if a != b]
+        apart = [f"{short(a)} and {short(b)}" for a, b in zip(ours.prompts, theirs.prompts, strict=False) if a != b]
         said = f"{apart[0]}, the first" if apart else f"{len(ours.prompts)} and {len(theirs.prompts)} of them"
         raise ExperimentError(f"{one.folder} and {other.folder} ask different prompts ({said}) and do not compare")
     for part in ("models", "rewards", "methods"):
@@ -285,5 +298,6 @@ def listed(numbers: Iterable[int]) -> str:
     return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A prompt as far as a sentence holds it."""
     return repr(textwrap.shorten(text, 40, placeholder="…"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from math import isnan
 from pathlib import Path
 
 import torch
@@ -18,8 +19,9 @@ from .cells import Cell, Found, Key, Limits
 from .intervals import Estimate
 from .metrics import Interval
 from .ranks import rank_correlation
+from .reading import reading
 from .rows import Row
-from .words import count, held_out, words
+from .words import count, held_out, percent, words
 
 COLUMNS = 8
 """Pictures that a row of a grid shows."""
@@ -133,19 +135,28 @@ def _against(rows: Sequence[Row], spent: str, of: Callable[[Row], Estimate | Non
     label, single = f"{words(spent)} per prompt, counted", _single(rows)
     series, ticks = dict[str, Series](), dict[float, str]()
     for i, method in enumerate(dict.fromkeys(row.method for row in rows)):
-        known = [(row.spent(spent), e.own) for row in rows if row.method == method if (e := of(row))]
+        said = [(row.spent(spent), e) for row in rows if row.method == method if (e := of(row))]
+        known = [(x, e) for x, e in said if not isnan(e.own.mean)]
+        if len(known) < len(said):
+            title += f"\n{method}{'' if not known else ' in part'}: all rejected, not drawn"
         if single and known:
             ticks[i] = count(known[0][0])
             known = [(i, known[0][1])]
         if known:
-            x, said = zip(*sorted(known), strict=True)
-            series[method] = _banded(x, said)
+            series[method] = _banded(*zip(*sorted(known), strict=True))
     limits = {limit for row in rows for unit, limit in row.budget if unit == spent}
     return Panel(title, label, y, series, ticks=ticks or {limit: f"{limit:,}" for limit in sorted(limits)})
 
 
-def _banded(x: Sequence[float], said: Sequence[Interval]) -> Series:
-    return Series(x, [i.mean for i in said], [i.low for i in said], [i.high for i in said])
+def _banded(x: Sequence[float], said: Sequence[Estimate]) -> Series:
+    mean, low, high = zip(*(e.own for e in said), strict=True)
+    return Series(x, mean, low, high, said=["" if isnan(e.own.mean) else _left_out(e.rejected) for e in said])
+
+
+def _left_out(*rejected: float) -> str:
+    """What stands beside a mean, or two of one point: nothing where they leave nothing out."""
+    shares = dict.fromkeys(percent(share) for share in rejected if share > 0)
+    return f"{' / '.join(shares)} rejected" if shares else ""
 
 
 def _pareto(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
@@ -160,14 +171,23 @@ def _pareto(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
 def _held_out(rows: Sequence[Row], objective: str, name: str) -> Panel:
     series, points = {}, []
     for method in dict.fromkeys(row.method for row in rows):
-        known = [row for row in rows if row.method == method and name in row.held_out]
+        known = [
+            row
+            for row in rows
+            if row.method == method and name in row.held_out
+            if not isnan(row.reward.own.mean + row.held_out[name].own.mean)
+        ]
         known.sort(key=lambda row: row.bill["model_calls"])
         if known:
-            x = [row.reward.own for row in known]
-            own = _banded([i.mean for i in x], [row.held_out[name].own for row in known])
-            series[method] = own._replace(x_intervals=[(i.low, i.high) for i in x])
-            points += list(zip(own.x, own.y, strict=True))
-    return Panel(f"searched for {objective}", objective, f"{name}, held out", series, front=front(points))
+            x, y = [row.reward for row in known], [row.held_out[name] for row in known]
+            own = _banded([e.own.mean for e in x], y)
+            said = [_left_out(a.rejected, b.rejected) for a, b in zip(x, y, strict=True)]
+            series[method] = own._replace(x_intervals=[(e.own.low, e.own.high) for e in x], said=said)
+            lost = [a.rejected + b.rejected for a, b in zip(x, y, strict=True)]
+            points += list(zip(lost, own.x, own.y, strict=True))
+    least = min((lost for lost, _, _ in points), default=0.0)
+    kept = front([(x, y) for lost, x, y in points if lost <= least])  # a mean of fewer images beats nothing
+    return Panel(f"searched for {objective}", objective, f"{name}, held out", series, front=kept)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -185,32 +205,43 @@ def _correlations(found: Found, rows: Sequence[Row]) -> Correlations:
     for row in _largest(rows):
         searches: dict[int, list[tuple[Trace, Sequence[int]]]] = {}
         for s in found.cells[row.key].searches:
-            searches.setdefault(s.unit.seed, []).append((s.run.trace(s.unit), s.unit.positions))
+            with reading(s.run, s.unit):
+                searches.setdefault(s.unit.seed, []).append((s.run.trace(s.unit), s.unit.positions))
         if steps := rank_correlation(searches):
             known[row.model, row.objective, row.method] = steps
     return known
 
 
-def _along(paths: Mapping[Key, Mapping[int, Interval]], names: Sequence[str], path: Path) -> None:
+def _along(paths: Mapping[Key, Mapping[int, Estimate]], names: Sequence[str], path: Path) -> None:
     """The best value at each step; what is valued at the end alone is a level to hold it against."""
     panels = []
     for objective in dict.fromkeys(key.objective for key in paths):
         own = {key.method: steps for key, steps in paths.items() if key.objective == objective}
         series = {
-            name: _banded([step + 1 for step in steps], list(steps.values()))
+            name: _at_its_ends(_banded([step + 1 for step in steps], list(steps.values())))
             for name, steps in own.items()
             if len(steps) > 1
         }
-        levels = {name: next(iter(steps.values())).mean for name, steps in own.items() if len(steps) == 1}
+        ends = {name: next(iter(steps.values())) for name, steps in own.items() if len(steps) == 1}
+        levels = {
+            f"{name} {_left_out(said.rejected)}".strip(): said.own.mean
+            for name, said in ends.items()
+            if not isnan(said.own.mean)
+        }
         panels.append(Panel(f"searched for {objective}", LEVEL, f"best {objective}, estimated", series, levels))
     curves([panels], path, names=names)
+
+
+def _at_its_ends(series: Series) -> Series:
+    """What is said of a curve of many steps, at the first and the last alone."""
+    return series._replace(said=[series.said[0], *[""] * (len(series.said) - 2), series.said[-1]])
 
 
 def _trends(known: Correlations, names: Sequence[str], path: Path) -> None:
     panels = []
     for objective in dict.fromkeys(objective for _, objective, _ in known):
         series = {
-            name: _banded([step + 1 for step in steps], list(steps.values()))
+            name: _banded([step + 1 for step in steps], [Estimate(one) for one in steps.values()])
             for (_, of, name), steps in known.items()
             if of == objective
         }

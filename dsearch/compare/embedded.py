@@ -36,7 +36,7 @@ class Embedded:
             return
         try:
             self._reward = _embedder(found.rewards[self.name])
-        except (ValueError, OSError, ImportError) as error:
+        except Exception as error:  # of any kind: libraries read the files of a run made elsewhere
             if name is not None:
                 raise ExperimentError(f"embed: {name} cannot be made: {error}") from error
             self.why = f"{self.name} cannot be made: {error}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._optional import optional
 from .metrics import Interval, interval
+from .scores import Pairs
 
 T = TypeVar("T")
 
@@ -22,11 +23,15 @@ class Estimate(NamedTuple):
         own: the mean and its interval over seeds; its ends are nan where there are too few.
         above: the paired difference from the baseline, over seeds; None where nothing pairs, or for the baseline.
         beyond: the same difference, over prompts; None where prompts are no samples.
+        rejected: share of the rewards that are not finite, which the mean leaves out.
+        pairs: how often it is better than the baseline, rejections counted; None where nothing pairs.
     """
 
     own: Interval
     above: Interval | None = None
     beyond: Interval | None = None
+    rejected: float = 0.0
+    pairs: Pairs | None = None
 
 
 def over_seeds(cells: Tensor, pooled: bool = False) -> Interval | None:
@@ -38,6 +43,9 @@ def over_seeds(cells: Tensor, pooled: bool = False) -> Interval | None:
     Welch's for two. It covers as often as the interval of S means over the prompts, but does not waste what the prompts
     say of the noise: with 2 seeds that one has a single degree of freedom. How prompts differ from one another is not
     in it: it speaks of these prompts.
+
+    A prompt with a single seed is in the mean, and its variance is taken to be the others' pooled one,
+    sum (n_p - 1) s_p^2 / sum (n_p - 1): with m such prompts, 1 / n_p + m (n_p - 1) / sum (n_q - 1) stands for 1 / n_p.
 
     Args:
         cells: float64; for differences, of two methods at the same seeds and prompts.
@@ -52,14 +60,16 @@ def over_seeds(cells: Tensor, pooled: bool = False) -> Interval | None:
     if pooled:
         cells = cells.nanmean(dim=1, keepdim=True)
     n = (~cells.isnan()).sum(dim=0)
-    cells, n = cells[:, n >= 2], n[n >= 2]
-    if not len(n):
+    cells, n = cells[:, n > 0], n[n > 0]
+    if not (n >= 2).any():
         return None
-    means = cells.nanmean(dim=0)
-    v = (cells - means).square().nansum(dim=0) / (n - 1) / n
+    means, alone = cells.nanmean(dim=0), n == 1
+    more = (n - 1).clamp(min=1)
+    each = 1 / n + alone.sum() * more / more[~alone].sum()
+    v = ((cells - means).square().nansum(dim=0) / more * each)[~alone]
     mean, total, half = float(means.mean()), float(v.sum()), 0.0
     if total > 0:
-        freedom = total**2 / float((v**2 / (n - 1)).sum())
+        freedom = total**2 / float((v**2 / more[~alone]).sum())
         half = float(t.ppf(0.975, freedom)) * total**0.5 / len(n)
     return Interval(mean, mean - half, mean + half)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from math import isfinite, isnan, nan
+from math import isnan, nan
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def _points(trace: Trace, positions: Sequence[int]) -> Iterator[tuple[int, int, 
                 own.setdefault((position, candidate), []).append(reward)
             for (position, candidate), rewards in own.items():
                 point = [float(values[b, candidate]), sum(rewards) / len(rewards)]
-                if all(map(isfinite, point)):
+                if not any(map(isnan, point)):  # -inf ranks last
                     yield i, position, point
 
 

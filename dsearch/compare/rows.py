@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import isnan, nan
+from math import inf, isnan, nan
 from statistics import fmean, median
 
 import torch
@@ -16,6 +16,7 @@ from .cells import Cell, Found, Key, Limits
 from .embedded import Embedded
 from .intervals import Estimate, over_prompts, over_seeds
 from .metrics import Interval
+from .scores import paired_off
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Row:
         seeds: repetitions.
         kept: prompts of which an image was left, a mean over seeds: fewer than `asked` where a pool lost some.
         asked: prompts.
-        reward: of the objective.
-        held_out: by name, of what watched.
+        reward: of the objective, with the share that it rejected.
+        held_out: by name, of what watched, likewise.
         diversity: mean pairwise 1 - cosine of a prompt's images across seeds; None where it was not measured.
         kl: mean nats from the pretrained path, where it is known.
         ess: mean effective number of the images that a search returned, by their weights; None where all weigh alike.
@@ -74,14 +75,13 @@ def row_of(found: Found, key: Key, base: str, embedded: Embedded | None = None) 
     asked = sum(len(s.unit.positions) for s in cell.searches)
     warm = [s for s in cell.searches if not s.first] or cell.searches
     nats = [value for place in sorted(cell.kl) for value in cell.kl[place]]
-    held_out = {name: said(name) for name in cell.scores if name is not None}
     return Row(
         **key._asdict(),
         seeds=len(cell.seeds),
         kept=len(found.prompts) * len(cell.scores[None]) / len(cell.covered),
         asked=len(found.prompts),
         reward=said(None),
-        held_out={name: one for name, one in held_out.items() if not isnan(one.own.mean)},
+        held_out={name: said(name) for name in cell.scores if name is not None},
         diversity=embedded.estimate(cell, against) if embedded else None,
         kl=fmean(nats) if nats else None,
         ess=_ess(cell),
@@ -93,13 +93,18 @@ def row_of(found: Found, key: Key, base: str, embedded: Embedded | None = None) 
 
 
 def _estimate(cell: Cell, against: Cell | None, prompts: int, seeds: bool, name: str | None) -> Estimate:
-    own = cell.matrix(name, cell.seeds, prompts)
-    said = interval_of(own, cell.pooled, seeds)
+    """A mean and its paired difference; none is claimed where a side rejected an image of a pair."""
+    own = cell.of(name, cell.seeds, prompts)
+    said = Estimate(interval_of(own.mean, cell.pooled, seeds), rejected=own.rate)
     if against is None:
-        return Estimate(said)
-    apart, pooled = own - against.matrix(name, cell.seeds, prompts), cell.pooled or against.pooled
+        return said
+    theirs, pooled = against.of(name, cell.seeds, prompts), cell.pooled or against.pooled
+    said = said._replace(pairs=paired_off(own, theirs, pooled))
+    if said.pairs is None or said.pairs.rejected:
+        return said
+    apart = own.mean - theirs.mean
     above = interval_of(apart, pooled, seeds)
-    return Estimate(said, None if isnan(above.low) else above, None if pooled else over_prompts(apart))
+    return said._replace(above=None if isnan(above.low) else above, beyond=None if pooled else over_prompts(apart))
 
 
 def interval_of(cells: Tensor, pooled: bool, seeds: bool) -> Interval:
@@ -109,8 +114,8 @@ def interval_of(cells: Tensor, pooled: bool, seeds: bool) -> Interval:
 
 
 def _ess(cell: Cell) -> float | None:
-    """(sum w)^2 / sum w^2 of each search's images, the mean over the searches."""
+    """(sum w)^2 / sum w^2 of each search's images, 0 where none has a weight, the mean over the searches."""
     groups = [torch.tensor(log_w, dtype=torch.float64, device="cpu") for log_w in cell.log_w]
     if all(bool((log_w == log_w[0]).all()) for log_w in groups):
         return None
-    return fmean(float(1 / log_w.softmax(0).square().sum()) for log_w in groups)
+    return fmean(float(1 / log_w.softmax(0).square().sum()) if log_w.max() > -inf else 0.0 for log_w in groups)

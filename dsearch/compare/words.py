@@ -10,14 +10,17 @@ from itertools import groupby
 from math import floor, isnan, log10, nan
 from typing import Any
 
+from torch import Tensor
+
 from ..core.plan import Bill
 from ..experiments.experiment import described
 from .anchors import Anchor
-from .cells import Found, Place, listed
+from .cells import Found, Place, listed, short
 from .embedded import Embedded
 from .intervals import Estimate
 from .metrics import Interval
 from .rows import Row
+from .scores import Pairs
 
 APART = 0.05
 """Bills of one budget that differ by a larger share are named."""
@@ -27,6 +30,20 @@ INTERVALS = (
     "Satterthwaite's degrees of freedom. The searches of a method are independent, since noise is keyed by seed and "
     "prompt."
 )
+
+
+REJECTED = (
+    "Rejected: the share of the rewards that count which are not finite (-inf: the reward refuses the image). Means "
+    "and their intervals are of the others, so that failing may raise a mean; no order or difference goes by it. Where "
+    "a side rejects an image of any pair, pairs are counted in the place of Δ: fewer rejections are better, then the "
+    "higher mean; n.s.: the 95% interval of the share of better ones (Clopper and Pearson's, without those alike) "
+    "holds 1/2. Pareto fronts are of the points that reject least."
+)
+
+FEW = {
+    0: "all rejected, and not in the mean:",
+    1: "one finite seed, whose spread is taken to be the other prompts':",
+}
 
 
 def written(rows: Sequence[Row], anchors: Mapping[str, Sequence[tuple[str, Anchor, str]]], notes: Sequence[str]) -> str:
@@ -63,6 +80,7 @@ def notes_of(found: Found, rows: Sequence[Row], base: str, embedded: Embedded) -
             "†: clear on these prompts, but with the prompts as the samples the interval reaches 0, so it may not hold "
             "for others."
         )
+    notes += _rejected(found, rows)
     notes.append(_diversity(rows, embedded))
     notes += _unequal(rows) + _unfinished(found) + _unpaired(found, rows, base)
     pools = dict.fromkeys(key.method for key, own in found.ready.items() if own.pooled)
@@ -96,6 +114,42 @@ def safe(text: str) -> str:
     for mark in ("\\", "|", "`", "*", "_", "["):
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.replace("<", "&lt;").split())
+
+
+def percent(share: float) -> str:
+    """A share in whole percent, but never 0% or 100% of what is neither."""
+    return f"{share:.0%}" if share in (0, 1) or 0.01 <= share <= 0.99 else "< 1%" if share < 0.5 else "> 99%"
+
+
+def _rejected(found: Found, rows: Sequence[Row]) -> list[str]:
+    """What the means leave out, and the prompts that have one finite reward or none."""
+    if not any(one.rejected > 0 for row in rows for one in (row.reward, *row.held_out.values())):
+        return ["No reward that counts is rejected (-inf): the means leave none out."]
+    notes = [REJECTED]
+    for row in rows:
+        cell, asked = found.cells[row.key], len(found.prompts)
+        for name, said in ((None, row.reward), *row.held_out.items()):
+            if said.rejected > 0:
+                scores = cell.of(name, cell.seeds, asked)
+                finite = (~scores.mean.isnan()).sum(dim=0)
+                asked_of = (finite > 0) | (scores.rejected > 0).any(dim=0)
+                few = {n: [safe(short(found.prompts[p])) for p in _where(asked_of & (finite == n))] for n in FEW}
+                parts = [
+                    f"{told} {'every prompt' if len(few[n]) == asked else _some(few[n])}"
+                    for n, told in FEW.items()
+                    if few[n]
+                ]
+                reward = "" if name is None else f" {safe(name)},"
+                notes += [f"{safe(str(row.key))},{reward} {'; '.join(parts)}."] if parts else []
+    return notes
+
+
+def _where(mask: Tensor) -> list[int]:
+    return mask.nonzero()[:, 0].tolist()
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _diversity(rows: Sequence[Row], embedded: Embedded) -> str:
@@ -146,13 +200,17 @@ def _missing(missing: set[Place], planned: set[Place]) -> str:
 
 
 def _unpaired(found: Found, rows: Sequence[Row], base: str) -> list[str]:
-    alone = [row.key for row in rows if not row.reward.above and row.method != base]
+    alone = [row.key for row in rows if row.method != base and not _is_paired(row.reward)]
     asked = [str(key) for key in alone if found.beside(key, base) in found.planned]
     others = dict.fromkeys(f"{key.method} {described(dict(key.budget))}" for key in alone if str(key) not in asked)
     return [
         *([f"No two seeds of a prompt pair with {safe(base)}: {safe('; '.join(asked))}."] if asked else []),
         *([f"{safe(base)} has no budget in common with: {safe('; '.join(others))}."] if others else []),
     ]
+
+
+def _is_paired(said: Estimate) -> bool:
+    return bool(said.above or (said.pairs and said.pairs.rejected))
 
 
 def _gains(rows: Sequence[Row]) -> str:
@@ -167,6 +225,8 @@ def _gains(rows: Sequence[Row]) -> str:
         said = [of(row) for row in rows]
         places = _places([one for estimate in said if estimate for one in estimate[:2] if one])
         columns.append([safe(name), *(_shown(one.own, places) if one else "" for one in said)])
+        if any(estimate and estimate.rejected > 0 for estimate in said):
+            columns.append(["rejected", *(percent(one.rejected) if one else "" for one in said)])
         columns.append([f"Δ {safe(name)}", *(_above(one, places) if one else "" for one in said)])
     for title, numbers in (("KL, nats", [row.kl for row in rows]), ("ESS", [row.ess for row in rows])):
         if any(number is not None for number in numbers):
@@ -214,13 +274,20 @@ def _numbered(row: Row) -> dict[str, Any]:
     line |= {"seeds": row.seeds, "prompts_asked": row.asked, "prompts_kept": row.kept}
     line |= _ends("reward", row.reward)
     line |= {**row.bill, "seconds": row.seconds, "peak_bytes": row.peak_bytes, "kl": row.kl, "ess": row.ess}
-    line |= _ends("diversity", row.diversity) if row.diversity else {}
+    line |= _spread("diversity", row.diversity) if row.diversity else {}
     for name, said in row.held_out.items():
         line |= _ends(f"held_out.{name}", said)
     return line
 
 
 def _ends(name: str, said: Estimate) -> dict[str, float | None]:
+    """What a reward says, by the names of columns."""
+    counts = said.pairs._asdict() if said.pairs else {}
+    pairs = {f"{name}_pairs_{kind}": counts.get(kind) for kind in Pairs._fields}
+    return {**_spread(name, said), f"{name}_rejected": None if isnan(said.rejected) else said.rejected, **pairs}
+
+
+def _spread(name: str, said: Estimate) -> dict[str, float | None]:
     """A mean, its difference and the ends of their intervals, by the names of columns."""
     line: dict[str, float] = {}
     for suffix, one in (("", said.own), ("_difference", said.above), ("_difference_over_prompts", said.beyond)):
@@ -236,15 +303,22 @@ def _places(intervals: Sequence[Interval]) -> int:
 
 
 def _shown(one: Interval, places: int, sign: str = "") -> str:
+    if isnan(one.mean):
+        return "–"
     mean, low, high = (f"{round(number, places) + 0.0:{sign}.{places}f}" for number in one)  # + 0.0: no minus zero
     return mean if isnan(one.low) else f"{mean} [{low}, {high}]"
 
 
 def _above(said: Estimate, places: int) -> str:
     if said.above is None:
-        return ""
+        return _counted(said.pairs) if said.pairs and said.pairs.rejected else ""
     mark = " †" if _only_here(said) else "" if said.above.is_clear else " n.s."
     return _shown(said.above, places, "+") + mark
+
+
+def _counted(pairs: Pairs) -> str:
+    whole = pairs.better + pairs.worse + pairs.alike
+    return f"better {pairs.better}, worse {pairs.worse} of {whole}{'' if pairs.is_clear else ' n.s.'}"
 
 
 def _only_here(said: Estimate) -> bool:

@@ -87,7 +87,7 @@ class Budget:
         """The largest size, from 1, whose bill the budget allows; `name` is what errors call it.
 
         Bills rise with the size, though rounding may dent them: from the size that doubling and halving finds, the
-        next ones are looked at too.
+        next ones are looked at too, as many again, and at most 2,048.
 
         Raises:
             ValueError: where even size 1 costs more, or where no size does.
@@ -106,7 +106,7 @@ class Budget:
         while step > 1:
             step //= 2
             size += step if fits(size + step) else 0
-        return max(s for s in range(size, 2 * size + 9) if fits(s))
+        return max(s for s in range(size, size + min(size + 9, 2048)) if fits(s))
 
 
 @torch.no_grad()

@@ -69,7 +69,7 @@ def search(
     """
     prompts = _checked(prompts)
     plan, groups = _planned(method, denoiser.num_steps, len(prompts))
-    planned = plan.bill(method.cost)
+    planned = plan.bill(method.costs(plan.num_steps))
     rng, watching = _source(rng, seed, ids, groups), Watching(watch)
     if share is not None and (method.expand is not None or watching.sees_candidates):
         who = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 from torch import Tensor
@@ -106,17 +107,22 @@ class Method:
 
         A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early spend less.
         """
-        return self.plan(num_steps).bill(self.cost)
+        return self.plan(num_steps).bill(self.costs(num_steps))
 
     def cost(self, level: int, num_steps: int) -> Bill:
         """What the value of one candidate that the plan draws at a level costs at most.
 
         A method with an `expand` of its own may draw it later, where values may cost more.
         """
+        return self.costs(num_steps)(level, num_steps)
+
+    def costs(self, num_steps: int) -> Callable[[int, int], Bill]:
+        """`cost` for all levels of a run of `num_steps`, reckoned once."""
         if self.expand is None:
-            return self.value.cost(level, num_steps)
-        later = [self.value.cost(at, num_steps) for at in range(level, num_steps)]
-        return Bill(*(max(units) for units in zip(*later, strict=True)))
+            return self.value.cost
+        levels = [self.value.cost(level, num_steps) for level in range(1, num_steps)]
+        most = list(accumulate(reversed(levels), lambda *two: Bill(*map(max, *two))))
+        return lambda level, _: most[num_steps - 1 - level]
 
     def checked(self) -> Method:
         """Itself, after a look at the plan of a single step: bad sizes are refused where a method is made."""
@@ -132,5 +138,6 @@ class Method:
         plan = self.plan
         if not isinstance(plan, Sized):
             raise ValueError(f"the plan of {self.name} has no size; give it plan=Sized(make, size)")
-        size = budget.largest(lambda n: replace(plan, size=n)(num_steps).bill(self.cost), self.name)
+        cost = self.costs(num_steps)
+        size = budget.largest(lambda n: replace(plan, size=n)(num_steps).bill(cost), self.name)
         return replace(self, plan=replace(plan, size=size))

@@ -92,8 +92,10 @@ class Plan:
         # numpy's whole numbers become Python's, so that bills are plain too.
         object.__setattr__(self, "start", positive("start", self.start))
         for name in ("width", "keep"):
-            counts = tuple(positive(f"{name} at step {i}", count) for i, count in enumerate(getattr(self, name)))
-            object.__setattr__(self, name, counts)
+            counts = getattr(self, name)
+            if not all(type(count) is int and count > 0 for count in counts):
+                counts = tuple(positive(f"{name} at step {i}", count) for i, count in enumerate(counts))
+                object.__setattr__(self, name, counts)
         for i, (alive, width, keep, score) in enumerate(
             zip(self.alive, self.width, self.keep, self.score, strict=True)
         ):
@@ -154,11 +156,15 @@ class Plan:
 
         The clean candidates are decoded and rewarded once, whether the last step is scored or not.
         """
-        last = self.rows[-1]
-        bill = Bill(self.model_calls, last, last)
-        for i, rows in enumerate(self.rows[:-1]):
-            if self.score[i]:
-                bill = bill.plus(cost(i + 1, self.num_steps), rows)
+        *rows, last = self.rows
+        bill = Bill(self.start + sum(rows), last, last)
+        at: dict[Bill, int] = {}  # rows by what one costs: most levels cost the same
+        for i, (count, score) in enumerate(zip(rows, self.score, strict=False)):
+            if score:
+                each = cost(i + 1, self.num_steps)
+                at[each] = at.get(each, 0) + count
+        for each, count in at.items():
+            bill = bill.plus(each, count)
         return bill
 
 

@@ -18,6 +18,7 @@ import torch
 from .. import methods
 from .._optional import optional
 from .._torchvision import mend
+from .._weights import refuse_bombs
 from ..adapters.loaded import from_pipeline
 from ..core import tuning, value
 from ..core.budget import Budget, Prices, measure
@@ -91,6 +92,7 @@ def _pipeline(model: Model, boxed: bool, dtype: torch.dtype) -> Any:
     from ..box import pipeline_path
 
     folder = pipeline_path() if boxed else model.pipeline
+    refuse_bombs(str(folder))
     kept = {"safety_checker": None, "requires_safety_checker": False}
     return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **kept)
 
@@ -187,6 +189,8 @@ class Workshop:
         for name, named in experiment.methods.items():
             self._at(("methods", name), partial(method, named, unasked))
         for name, model in experiment.models.items():
+            if model.pipeline == "given":
+                self._at(("models", name), partial(self._is_given, name))
             steps = self.given[name].num_steps if model.pipeline == "given" else model.num_steps
             if steps is None:
                 continue
@@ -246,21 +250,25 @@ class Workshop:
 
     def _known(self, name: str, named: Named) -> None:
         if named.kind == "given":
-            if name not in self.given:
-                raise ValueError(f"no object was given for it; run(..., given={{{name!r}: ...}})")
+            self._is_given(name)
         elif ":" in named.kind:
             _attribute(named.kind)
         else:
             _bind(reward_class(named.kind), named.args, named.kind)
+
+    def _is_given(self, name: str) -> None:
+        if name not in self.given:
+            raise ValueError(f"no object was given for it; run(..., given={{{name!r}: ...}})")
 
     def _at(self, path: tuple[Any, ...], work: Callable[[], Any]) -> Any:
         try:
             return work()
         except ExperimentError:
             raise
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            place = ".".join(map(str, path))
-            raise ExperimentError(f"{self.experiment.where(path)}{place}: {error}") from error
+        except Exception as error:  # of any kind: it is a user's module, or a library that reads a user's file
+            known = isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError)
+            said = f"{'' if known else f'{type(error).__name__}: '}{error}"
+            raise ExperimentError(f"{self.experiment.where(path)}{'.'.join(map(str, path))}: {said}") from error
 
 
 def _argument(name: str, given: Any, pilot: Pilot) -> Any:
@@ -280,11 +288,13 @@ def _argument(name: str, given: Any, pilot: Pilot) -> Any:
 
 def _value(given: Any) -> Any:
     """`posterior_mean`, or `{lookahead: {steps: 3}}`, as `dsearch.core.value` has them."""
-    if not isinstance(given, str | Mapping):
+    if hasattr(given, "cost"):  # an object of its own
         return given
-    name, args = (given, {}) if isinstance(given, str) else next(iter(given.items()))
-    if name not in ("posterior_mean", "lookahead"):
-        raise ValueError(f"value {name!r} is not known; choose posterior_mean, or lookahead: {{steps: K, rollouts: M}}")
+    name, args = next(iter(given.items())) if isinstance(given, Mapping) and len(given) == 1 else (given, {})
+    if name not in ("posterior_mean", "lookahead") or not isinstance(args, Mapping):
+        raise ValueError(
+            f"value {given!r} is not known; choose posterior_mean, or lookahead: {{steps: K, rollouts: M}}"
+        )
     if name == "posterior_mean":
         return value.posterior_mean
     _bind(value.lookahead, args, "lookahead")
@@ -298,8 +308,10 @@ def _attribute(name: str) -> Any:
         sys.path.insert(0, "")
     try:
         return getattr(import_module(module), attribute)
-    except AttributeError as error:
+    except (AttributeError, ImportError) as error:
         raise ValueError(f"{name}: {error}") from error
+    except Exception as error:  # a module of the user's own
+        raise ValueError(f"{name}: {module} raised {type(error).__name__}: {error}") from error
 
 
 def _bind(make: Callable[..., Any], args: Mapping[str, Any], name: str, *positional: Any) -> None:
@@ -323,7 +335,16 @@ def _preview(model: Model, boxed: bool, dtype: torch.dtype, device: str) -> Any:
     from ..box import preview_path
 
     folder = preview_path() if boxed else model.preview
-    return AutoencoderTiny.from_pretrained(folder, torch_dtype=dtype).to(device)
+    refuse_bombs(str(folder))
+    try:
+        preview, info = AutoencoderTiny.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
+    except Exception as error:  # of any kind: what is parsed may be any bytes
+        raise ValueError(f"preview {folder} is no AutoencoderTiny that could be read ({error})") from error
+    if info["missing_keys"]:  # diffusers would fill them with random numbers
+        raise ValueError(
+            f"preview {folder} is no whole AutoencoderTiny: it lacks {sorted(info['missing_keys'])[:3]} ..."
+        )
+    return preview.to(device)
 
 
 @contextmanager

@@ -76,13 +76,18 @@ class Run:
         """The run of a folder.
 
         Raises:
-            ExperimentError: where there is none.
+            ExperimentError: where there is none, or its run.json is damaged or of another program.
         """
         folder = Path(folder)
         file = folder / "run.json"
         if not file.is_file():
             raise ExperimentError(f"{folder} holds no run (no run.json)")
-        about = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ExperimentError(f"{file} is damaged: {error}") from error
+        if not isinstance(about, dict) or "experiment" not in about:
+            raise ExperimentError(f"{file} describes no experiment: another program or another version wrote it")
         return cls(folder, from_data(about.pop("experiment"), str(file)), about)
 
     @cached_property

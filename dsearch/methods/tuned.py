@@ -1,6 +1,6 @@
 """Search whose widths are tuned by a pilot run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..core import potential, selection
 from ..core.contract import Reward
@@ -34,6 +34,8 @@ def tuned(
         ValueError: where beams exceed the rows per step, or no step gains anything.
     """
     share(rows_per_step, beams)
+    if isinstance(gain, Mapping) or not len(gain):
+        raise ValueError(f"gain={gain} names no step; give one number per step but the last")
     allocate(gain, len(gain))  # refuses bad gains
 
     def plan(rows: int, num_steps: int) -> Plan:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .._optional import optional
 from ..compare.along import along
 from ..compare.cells import Found, Key, key_of, usual_baseline
+from ..compare.reading import reading
 from ..compare.rows import Row, row_of
 from ..core.plan import Bill
 from ..core.result import Lineage
@@ -22,10 +23,6 @@ from ..experiments.experiment import Unit, described
 from ..experiments.folder import Run, Trace
 
 __all__ = ["Search", "lineage", "overview", "searches"]
-
-
-NOTHING = (math.nan, math.nan, math.nan)
-"""What is said of a reward that never answered."""
 
 
 class Search(NamedTuple):
@@ -66,7 +63,11 @@ class Search(NamedTuple):
 
 def searches(run: Run) -> list[Search]:
     """The searches of the finished units, in order."""
-    return [search for unit in run.finished for search in _searches(run, unit)]
+    found: list[Search] = []
+    for unit in run.finished:
+        with reading(run, unit):
+            found += _searches(run, unit)
+    return found
 
 
 def _searches(run: Run, unit: Unit) -> Iterator[Search]:
@@ -116,18 +117,19 @@ def _cell(found: Found, row: Row, own: Sequence[Search]) -> dict[str, Any]:
     """A line of the figures and tables: what a comparison's row says, and the plan."""
     cell, unit = found.cells[row.key], own[0].unit
     seconds = sum(search.seconds for search in cell.searches)
-    said = {row.objective: row.reward.own, **{name: NOTHING for name in cell.scores if name is not None}}
-    said |= {name: estimate.own for name, estimate in row.held_out.items()}
+    said = {row.objective: row.reward, **row.held_out}
     return {
         **{"model": row.model, "objective": row.objective, "method": row.method, "budget": unit.budget},
         "plan": _plan(own),
-        "curve": [[step, *best] for step, best in along(found, cell).items()],
+        "curve": [[step, *best.own, best.rejected] for step, best in along(found, cell).items()],
         "rewards": {
             "n": len(cell.scores[None]),
             "of": len(found.planned[row.key]),
             "images": len(own[0].records),
-            "means": {name: list(interval) for name, interval in said.items()},
+            "means": {name: list(estimate.own) for name, estimate in said.items()},
+            "rejected": {name: estimate.rejected for name, estimate in said.items()},
             "above": None if row.reward.above is None else list(row.reward.above),
+            "pairs": None if row.reward.pairs is None else [*row.reward.pairs, row.reward.pairs.is_clear],
             "kl": row.kl,
             "ess": row.ess,
         },

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from .._optional import optional
+from ..compare.reading import reading
 from ..experiments.files import dumps
 from ..experiments.folder import WIDEST, Run
 from ._data import Search, lineage
@@ -136,15 +137,16 @@ def _parts(
     """Parts of searches, numbered; with `most` only about so many strips of each are encoded, and counted for all."""
     numbered = list(enumerate(found))
     for unit, group in groupby(numbered, key=lambda entry: entry[1].unit):
-        strips = {} if rung.whose == "none" else run.thumbnails(unit)
-        for n, search in group:
-            own = {i: strip for (b, i), strip in strips.items() if b == search.group}
-            some = dict(list(own.items())[:: -(-len(own) // most)]) if most and own else own
-            drawn = _drawn(search, some, rung, each)
-            coded = sum(len(sheet) for sheet, *_ in drawn["strips"].values())
-            urls = list(each(lambda record: _image(run, record["image"], rung.images), search.records))
-            more = round(coded * (len(own) / max(1, len(some)) - 1))
-            yield n, Part(escaped(dumps(urls)), escaped(dumps({**lineage(search), **drawn})), more)
+        with reading(run, unit):
+            strips = {} if rung.whose == "none" else run.thumbnails(unit)
+            for n, search in group:
+                own = {i: strip for (b, i), strip in strips.items() if b == search.group}
+                some = dict(list(own.items())[:: -(-len(own) // most)]) if most and own else own
+                drawn = _drawn(search, some, rung, each)
+                coded = sum(len(sheet) for sheet, *_ in drawn["strips"].values())
+                urls = list(each(lambda record: _image(run, record["image"], rung.images), search.records))
+                more = round(coded * (len(own) / max(1, len(some)) - 1))
+                yield n, Part(escaped(dumps(urls)), escaped(dumps({**lineage(search), **drawn})), more)
 
 
 def escaped(text: str) -> str:

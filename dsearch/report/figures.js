@@ -20,6 +20,18 @@ function whisker([mean, low, high], from, to) {
     s("circle", { cx: x(mean), cy: 5, r: 3.2 }),
   );
 }
+/** The share of rewards that a mean leaves out, beside it. */
+function left(rejected) {
+  if (!known(rejected) || rejected === 0) return null;
+  return h("span", { class: "quiet" }, ` ${percent(rejected)} rejected`);
+}
+/** The difference from the baseline, or, where a side rejected an image of a pair, which of the pairs is better. */
+function apartFrom(said, digits) {
+  if (said.above) return interval(said.above, digits);
+  if (!said.pairs || !said.pairs[3]) return h("span", { class: "quiet" }, "\u2013");
+  const [better, worse, alike, , clear] = said.pairs;
+  return `better ${better}, worse ${worse} of ${better + worse + alike}${clear ? "" : " n.s."}`;
+}
 function interval(triple, digits) {
   const [mean, low, high] = triple;
   return [
@@ -35,7 +47,9 @@ function rewards() {
   const names = [state.objective, ...data.held_out[state.objective]];
   const several = data.budgets.length > 1;
   const has = (name) => cells.some((cell) => cell.rewards[name] !== null);
-  const above = has("above"),
+  const counted = cells.some(({ rewards: said }) => said.pairs && said.pairs[3]),
+    rejects = cells.some((cell) => Object.values(cell.rewards.rejected).some((share) => share > 0));
+  const above = has("above") || counted,
     kl = has("kl"),
     ess = has("ess"),
     first = data.baseline;
@@ -64,9 +78,15 @@ function rewards() {
       names
         .slice(0, 1)
         .map((name) =>
-          h("td", {}, interval(said.means[name], digits[name]), whisker(said.means[name], ...range[name])),
+          h(
+            "td",
+            {},
+            interval(said.means[name], digits[name]),
+            left(said.rejected[name]),
+            known(said.means[name][0]) && whisker(said.means[name], ...range[name]),
+          ),
         ),
-      above && h("td", {}, said.above ? interval(said.above, apart) : h("span", { class: "quiet" }, "\u2013")),
+      above && h("td", {}, apartFrom(said, apart)),
       names
         .slice(1)
         .map((name) =>
@@ -74,6 +94,7 @@ function rewards() {
             "td",
             {},
             interval(said.means[name], digits[name]),
+            left(said.rejected[name]),
             known(said.means[name][0]) && whisker(said.means[name], ...range[name]),
           ),
         ),
@@ -110,6 +131,12 @@ function rewards() {
       `Mean reward of the best image of each prompt${plain ? " (of plain sampling, where nothing chooses, of all its images)" : ""} `,
       `with its 95% interval ${over()}, drawn to one scale a column; higher is better`,
       above ? `; differences to ${short(first, 40)} are paired.` : ".",
+      rejects
+        ? " Rejected: the share of rewards that are not finite, which means and intervals leave out."
+        : " No reward is rejected: means leave none out.",
+      counted
+        ? " Where a side rejected an image of a pair no difference is claimed: pairs are counted, fewer rejections first, then the higher mean."
+        : "",
       names.length > 1 ? " Held-out rewards never steer: a objective that rises while they fall has been fooled." : "",
       kl ? " KL: of the searched path to the pretrained one, where the choices made say it." : "",
       ess ? " ESS: effective number of the returned images by their weights." : "",
@@ -256,9 +283,9 @@ function figure(host, { panels, steps, names, readout, label, at = steps - 1 }) 
 function plot(holder, { series, height, zero, whole, stairs, y }, steps, move) {
   const svg = s("svg", { class: series.length > 4 ? "plot many" : "plot", height, "aria-hidden": "true" });
   holder.append(svg);
-  const all = series.flatMap((one) => one.points.flatMap((p) => p.slice(1))).filter(known);
-  let low = Math.min(...all),
-    high = Math.max(...all);
+  const all = series.flatMap((one) => one.points.flatMap((p) => p.slice(1, 4))).filter(known);
+  let low = all.length ? Math.min(...all) : 0,
+    high = all.length ? Math.max(...all) : 1;
   if (zero) low = 0;
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   high += room;
@@ -444,9 +471,10 @@ function curves() {
   if (!cells.length) return host.replaceChildren(nothing());
   const steps = Math.max(...cells.map((cell) => cell.plan.b.length));
   const digits = digitsWithin(
-    cells.flatMap((cell) => cell.curve.map((point) => point.slice(1))),
+    cells.flatMap((cell) => cell.curve.map((point) => point.slice(1, 4))),
     digitsOf(state.objective),
   );
+  const rejects = cells.some((cell) => cell.curve.some((point) => point[4] > 0));
   const made = figure(host, {
     steps,
     label: "Best value by step",
@@ -461,13 +489,14 @@ function curves() {
     readout: (step) =>
       readoutTable(
         cells,
-        ["best value", "95% interval"],
+        ["best value", "95% interval", ...(rejects ? ["rejected"] : [])],
         ({ curve }) => {
           const point = curve.find((p) => p[0] === step);
-          if (!point) return ["not scored", ""];
+          if (!point) return ["not scored", "", ""].slice(0, rejects ? 3 : 2);
           return [
             fixed(point[1], digits),
             known(point[2]) ? `[${fixed(point[2], digits)}, ${fixed(point[3], digits)}]` : "",
+            ...(rejects ? [known(point[4]) ? percent(point[4]) : ""] : []),
           ];
         },
         step,
@@ -481,6 +510,7 @@ function curves() {
       cells.some((cell) => cell.bill.pooled) ? " (without prompts that a pool has dropped)" : "",
       `; the band is its 95% interval ${over()}`,
       cells.length > 4 ? ", shown for the method chosen in the legend" : "",
+      rejects ? "; prompts of which all candidates are rejected are in neither, and their share stands beside" : "",
       ". Before the last step a value is the objective\u2019s reward of the posterior mean unless the method says otherwise, so early points judge blurs; lone dots, side by side, are methods that score only at the end.",
     ),
   );

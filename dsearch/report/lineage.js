@@ -534,7 +534,7 @@ function arbour(host, controls, n, drawn) {
     if (node.kind !== "start") add(node.kind === "returned" ? state.objective : "value", worth(node));
     if (node.kind === "returned")
       data.held_out[state.objective].forEach((reward, i) =>
-        add(reward, fixed(search.images[node.j][2][i], digitsOf(reward))),
+        add(reward, verdict(search.images[node.j][2][i], digitsOf(reward))),
       );
     if (node.kind === "returned" && known(search.images[node.j][3]))
       add("KL", `${fixed(search.images[node.j][3], 2)} nats`);

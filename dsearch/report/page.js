@@ -113,11 +113,11 @@ function picture(one, method, position, top, digits) {
       {
         class: "pic",
         type: "button",
-        "aria-label": `${alt}, ${state.objective} ${fixed(image[1], digits)}: walk its lineage`,
+        "aria-label": `${alt}, ${state.objective} ${verdict(image[1], digits)}: walk its lineage`,
         onclick: () => walk(method, position),
       },
       src ? h("img", { src, alt: "", decoding: "async" }) : h("span", { class: "empty box-value" }, "no picture"),
-      h("span", { class: image[1] === top ? "said best" : "said" }, fixed(image[1], digits)),
+      h("span", { class: image[1] === top ? "said best" : "said" }, verdict(image[1], digits)),
     ),
     rest.length
       ? h(

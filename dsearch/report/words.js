@@ -41,6 +41,8 @@ const minus = (words) => words.replace(/-/g, "\u2212");
 function fixed(x, digits) {
   return known(x) ? minus(x.toFixed(digits)) : "\u2013";
 }
+/** An image's own reward: what is not finite rejects it. */
+const verdict = (x, digits) => (known(x) ? fixed(x, digits) : "rejected");
 function digitsFor(numbers, more = 0) {
   const held = numbers.filter(known);
   if (!held.length) return 3;
@@ -56,6 +58,8 @@ function digitsWithin(triples, otherwise) {
   return halves.length ? Math.min(6, Math.max(0, Math.ceil(1 - Math.log10(halves[halves.length >> 1])))) : otherwise;
 }
 const decimals = (ticks) => (ticks.length < 2 ? 2 : Math.max(0, -Math.floor(Math.log10(ticks[1] - ticks[0]) + 1e-9)));
+const percent = (x) =>
+  x === 0 || x === 1 || (x >= 0.01 && x <= 0.99) ? `${(100 * x).toFixed(0)}%` : x < 0.5 ? "< 1%" : "> 99%";
 const count = (x) => (Number.isInteger(x) ? x : Math.round(x * 10) / 10).toLocaleString("en");
 const bytes = (n) => (n === null ? "\u2013" : n >= 1e9 ? `${(n / 1e9).toFixed(2)} GB` : `${Math.round(n / 1e6)} MB`);
 const seconds = (x) => (x >= 100 ? Math.round(x).toLocaleString("en") : x.toFixed(x >= 10 ? 1 : 2)) + " s";

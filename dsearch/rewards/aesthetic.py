@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dsearch._weights import fill, read_weights
 from dsearch.rewards._inputs import check_prompts
-from dsearch.rewards._weights import read_weights
 from dsearch.rewards.clip_score import CLIPScore, tiny
 
 __all__ = ["Aesthetic", "AestheticHead", "load_head"]
@@ -42,14 +42,13 @@ def load_head(path: str | Path) -> AestheticHead:
 
     Raises:
         FileNotFoundError: where there is no such file; it says where to get one.
-        ValueError: where the file holds something else; it names the keys that are expected.
+        ValueError: where the file is damaged or holds something else; it names the keys that are expected.
     """
     keys = [f"layers.{place}.{kind}" for place in PLACES for kind in ("weight", "bias")]
     weights = read_weights(path, keys, SOURCE)
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        head = AestheticHead(weights["layers.0.weight"].shape[-1])
-    head.load_state_dict({key: weights[key].float() for key in keys})
-    return head.eval().requires_grad_(False)
+    with torch.device("meta"):
+        head = AestheticHead(max(1, *weights[keys[0]].shape[1:]))
+    return fill(head, weights, path, SOURCE)
 
 
 class Aesthetic:

@@ -99,6 +99,8 @@ def _load(path: str | Path, download: bool) -> tuple[Any, dict[str, Any]]:
         config, _ = ImageProcessingMixin.get_image_processor_dict(name, **local)
     except OSError as error:
         raise FileNotFoundError(f"no classifier could be read from {name!r}; {remedy}") from error
+    except Exception as error:  # of any kind: what is parsed may be any bytes
+        raise ValueError(f"the classifier at {name!r} is damaged or none ({error}); {remedy}") from error
     if info["missing_keys"]:
         raise ValueError(f"{name!r} is no whole classifier: it lacks {sorted(info['missing_keys'])[:3]} ...")
     return model, config

@@ -15,6 +15,7 @@ from torch import Tensor
 from dsearch._precision import warn_if_emulated
 from dsearch._prompts import by_tokenizer, tell
 from dsearch._torchvision import mend
+from dsearch._weights import refuse_bombs
 from dsearch.rewards._inputs import check_images, check_prompts
 from dsearch.rewards._texts import Remembered
 
@@ -216,6 +217,8 @@ def _load(path: str | Path, download: bool) -> tuple[Any, Any, dict[str, Any]]:
     except OSError as error:
         where = "" if download else ": it is no directory here, nor whole in the local cache of the hub"
         raise FileNotFoundError(_remedy(f"no CLIP model could be read from {name!r}{where}")) from error
+    except Exception as error:  # of any kind: what is parsed may be any bytes
+        raise ValueError(_remedy(f"the CLIP model at {name!r} is damaged or none ({error})")) from error
     if info["missing_keys"]:  # transformers would fill them with random numbers and score on
         raise ValueError(f"{name!r} is no whole CLIPModel: it lacks {sorted(info['missing_keys'])[:3]} ...")
     return model, tokenizer, config
@@ -227,6 +230,7 @@ def _check_files(path: str | Path) -> None:
         if isinstance(path, Path) or not HUB_ID.fullmatch(path):
             raise FileNotFoundError(_remedy(f"no CLIP model at {str(path)!r}: there is no such directory"))
         return
+    refuse_bombs(folder)
     missing = [" or ".join(names) for names in FILES if not any((folder / name).is_file() for name in names)]
     if missing:
         raise FileNotFoundError(_remedy(f"the CLIP model at {str(path)!r} lacks {'; '.join(missing)}"))

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dsearch._precision import warn_if_emulated
 from dsearch._prompts import tell
+from dsearch._weights import read_weights, require_shapes
 from dsearch.core.rng import move
 from dsearch.rewards._inputs import check_images, check_prompts
 from dsearch.rewards._texts import Remembered
-from dsearch.rewards._weights import read_weights
 
 __all__ = ["HPS"]
 
@@ -67,6 +67,7 @@ class HPS:
         with torch.random.fork_rng(devices=[]):
             net = open_clip.create_model(model, pretrained=None, device="cpu")
         tensors = read_weights(file, list(net.state_dict()), _source(version), prefix="module.")
+        require_shapes(net, tensors, file, _source(version))
         net.load_state_dict({key: tensors[key] for key in net.state_dict()})
         self.device = None if device is None else torch.device(device)
         self.dtype = dtype or torch.float32

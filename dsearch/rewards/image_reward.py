@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dsearch._torchvision import mend
+from dsearch._weights import fill, read_weights, require, require_shapes
 from dsearch.core.rng import move
 from dsearch.rewards._inputs import check_images, check_prompts
-from dsearch.rewards._weights import read_weights, require
 from dsearch.rewards.aesthetic import AestheticHead
 from dsearch.rewards.clip_score import MEAN, STD, Preprocess
 
@@ -114,30 +114,44 @@ class ImageReward:
 
 
 def _networks(tensors: Mapping[str, Tensor], file: str | Path) -> tuple[Any, Any, AestheticHead]:
-    """The image encoder, the text encoder and the head, with the sizes and the weights of the file."""
+    """The image encoder, the text encoder and the head, with the sizes and the weights of the file.
+
+    They are first made of nothing, to see that the file has every tensor in the shape that its sizes ask for.
+    """
+    try:
+        sizes = _sizes(tensors)
+        with torch.device("meta"):
+            nets = _made(*sizes)
+    except Exception as error:  # of any kind: sizes from a damaged file may be any numbers
+        raise ValueError(f"{str(file)!r} is damaged: no ImageReward has its sizes ({error}); get {SOURCE}") from error
+    called = [_names(net, part) for net, part in zip(nets, PARTS, strict=True)]
+    require(tensors, [name for part in called for name in part.values()], file, SOURCE)
+    own = [{ours: tensors[theirs] for ours, theirs in part.items()} for part in called]
+    for net, weights in zip(nets, own, strict=True):
+        require_shapes(net, weights, file, SOURCE)
+    vision, text, head = _made(*sizes)
+    return fill(vision, own[0], file, SOURCE), fill(text, own[1], file, SOURCE), fill(head, own[2], file, SOURCE)
+
+
+def _sizes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], dict[str, int]]:
+    """What the shapes in the file say of the two encoders."""
     positions, patches, image_mlp, words, places, text_mlp = (tensors[name].shape for name in ANCHORS)
     image_width, text_width, patch = positions[-1], words[1], patches[-1]
-    nets = _made(
-        {
-            "hidden_size": image_width,
-            "intermediate_size": image_mlp[0],
-            "num_hidden_layers": _depth(tensors, f"{VISION}blocks."),
-            "image_size": round((positions[1] - 1) ** 0.5) * patch,
-            "patch_size": patch,
-        },
-        {
-            "vocab_size": words[0],
-            "hidden_size": text_width,
-            "intermediate_size": text_mlp[0],
-            "num_hidden_layers": _depth(tensors, f"{TEXT}encoder.layer."),
-            "max_position_embeddings": places[0],
-        },
-    )
-    for net, called in zip(nets, map(_names, nets, PARTS), strict=True):
-        require(tensors, list(called.values()), file, SOURCE)
-        net.load_state_dict({ours: tensors[theirs].float() for ours, theirs in called.items()})
-        net.eval().requires_grad_(False)
-    return nets
+    vision = {
+        "hidden_size": image_width,
+        "intermediate_size": image_mlp[0],
+        "num_hidden_layers": _depth(tensors, f"{VISION}blocks."),
+        "image_size": round((positions[1] - 1) ** 0.5) * patch,
+        "patch_size": patch,
+    }
+    text = {
+        "vocab_size": words[0],
+        "hidden_size": text_width,
+        "intermediate_size": text_mlp[0],
+        "num_hidden_layers": _depth(tensors, f"{TEXT}encoder.layer."),
+        "max_position_embeddings": places[0],
+    }
+    return vision, text
 
 
 def _made(vision: dict[str, int], text: dict[str, int]) -> tuple[Any, Any, AestheticHead]:
@@ -168,7 +182,8 @@ def _names(net: nn.Module, part: str) -> dict[str, str]:
 
 
 def _depth(tensors: Mapping[str, Tensor], stem: str) -> int:
-    return 1 + max(int(name.removeprefix(stem).split(".")[0]) for name in tensors if name.startswith(stem))
+    """Layers of a stack, numbered from 0."""
+    return len({name.removeprefix(stem).split(".")[0] for name in tensors if name.startswith(stem)})
 
 
 def _in_file(name: str) -> str:
@@ -210,6 +225,13 @@ def _fetched(download: bool) -> str:
 
 def example() -> ImageReward:
     """A tiny random model of the same kind, made on the spot, for the law suite."""
+    with tempfile.TemporaryDirectory() as folder:
+        _save_tiny(Path(folder))
+        return ImageReward(Path(folder, FILE), folder)
+
+
+def _save_tiny(folder: Path) -> None:
+    """The weights and the vocabulary of one."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz,"]
     vocabulary += [f"##{letter}" for letter in vocabulary[5:-1]]
     sizes = {"hidden_size": HEAD_WIDTH, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -222,7 +244,5 @@ def example() -> ImageReward:
             for net, part in zip(nets, PARTS, strict=True)
             for ours, theirs in _names(net, part).items()
         }
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(weights, Path(folder, FILE))
-        Path(folder, "vocab.txt").write_text("\n".join(vocabulary))
-        return ImageReward(Path(folder, FILE), folder)
+    torch.save(weights, folder / FILE)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))

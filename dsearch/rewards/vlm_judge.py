@@ -355,6 +355,8 @@ def _load(path: str | Path, download: bool) -> tuple[Any, Any]:
         processor = AutoProcessor.from_pretrained(name, **local)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"no image-text model could be read from {name!r}; {remedy}") from error
+    except Exception as error:  # of any kind: what is parsed may be any bytes
+        raise ValueError(f"the image-text model at {name!r} is damaged or none ({error}); {remedy}") from error
     if info["missing_keys"]:  # transformers would fill them with random numbers and judge on
         raise ValueError(f"{name!r} is no whole model: it lacks {sorted(info['missing_keys'])[:3]} ...")
     if not getattr(processor, "chat_template", None):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .._optional import optional
+from .._weights import fill, read_safetensors, require
 from ..core.chunks import Chunks
 from ..core.contract import Beams, Denoiser, Reward, Step, take
 from ..core.loop import search
@@ -80,10 +81,29 @@ class Trajectories:
 
     @classmethod
     def load(cls, path: str | Path) -> Trajectories:
-        """From a file that `save` has written."""
-        tensors, metadata = _opened(path)
+        """From a file that `save` has written.
+
+        Raises:
+            FileNotFoundError: where there is none.
+            ValueError: naming the file, where it is damaged or another one.
+        """
+        tensors, metadata = read_safetensors(path)
         rewards = {name.removeprefix("reward/"): t for name, t in tensors.items() if name.startswith("reward/")}
-        return cls(tensors["x"], tensors["x0"], json.loads(metadata["prompts"]), rewards)
+        try:
+            x, x0, prompts = tensors["x"], tensors["x0"], json.loads(metadata["prompts"])
+            lengths = {len(x), len(x0), len(prompts), *map(len, rewards.values())}
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{str(path)!r} holds no runs; Trajectories.save writes them") from error
+        every = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
+        if (
+            not every
+            or len(lengths) > 1
+            or x.shape != x0.shape
+            or x.ndim < 3
+            or any(r.ndim != 1 for r in rewards.values())
+        ):
+            raise ValueError(f"{str(path)!r} holds runs that do not fit one another; Trajectories.save writes them")
+        return cls(x, x0, prompts, rewards)
 
 
 def collect(
@@ -219,14 +239,30 @@ class ValueNetwork(nn.Module):
         """From a file that `save` has written.
 
         Raises:
-            ValueError: for another file, or without the `embed` that it was trained with.
+            FileNotFoundError: where there is none.
+            ValueError: naming the file, where it is damaged or another one; without the `embed` that it was trained
+                with.
         """
-        tensors, metadata = _opened(path)
-        if "config" not in metadata:
-            raise ValueError(f"{path} holds no value network; ValueNetwork.save writes one")
-        network = cls(embed=embed, **json.loads(metadata["config"]))
-        network.load_state_dict(tensors)
-        return network.eval()
+        tensors, metadata = read_safetensors(path)
+        source = "one that ValueNetwork.save has written"
+        try:
+            config = json.loads(metadata["config"])
+            width, told = config["width"], 16 + config["prompt_dim"]
+            sizes = [[width, config["channels"], 3, 3], [width, width, 3, 3], [2 * width, told]]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} holds no value network; ValueNetwork.save writes one") from error
+        # Before anything is made in the sizes that it claims.
+        held = [tensors.get(f"{name}.weight") for name in ("enter", "blocks.0.first", "about.0")]
+        if [None if tensor is None else [*tensor.shape] for tensor in held] != sizes:
+            raise ValueError(f"{str(path)!r} is damaged: its weights are not of the sizes {config}; get {source}")
+        if bool(config["prompt_dim"]) != (embed is not None):
+            raise ValueError(f"prompt_dim={config['prompt_dim']} and embed={embed}: give both, or neither")
+        try:
+            network = cls(embed=embed, **config)
+        except Exception as error:
+            raise ValueError(f"{str(path)!r} is damaged: no network has the sizes {config}; get {source}") from error
+        require(tensors, list(network.state_dict()), path, source)
+        return fill(network, tensors, path, source).requires_grad_()
 
 
 class _Block(nn.Module):
@@ -351,11 +387,3 @@ def _held_out(network: ValueNetwork, runs: Trajectories, reward: str, most: int 
     ]
     network.train()
     return float(torch.stack(errors).sum() / len(run))
-
-
-def _opened(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with optional():
-        from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

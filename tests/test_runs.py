@@ -22,7 +22,8 @@ from dsearch.adapters import GaussianMixture
 from dsearch.experiments import runs
 from dsearch.experiments.build import Workshop
 from dsearch.experiments.experiment import Experiment, ExperimentError, Model, Named
-from dsearch.experiments.folder import Run, clear
+from dsearch.experiments.folder import Run
+from dsearch.experiments.locks import locked
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -191,17 +192,20 @@ class Killed(BaseException):
 @pytest.mark.parametrize("half", [False, True])
 def test_stopped_at_any_write_it_ends_with_the_same_bytes(tmp_path, monkeypatch, half):
     experiment, writes, stop = toy(seeds=(0,), budgets=({"model_calls": 12},), batch=3), [], [-1]
-    real = Path.replace
 
-    def replace(self, target):
-        writes.append(target)
-        if len(writes) == stop[0]:
-            if half:
-                self.write_bytes(self.read_bytes()[:5])
-            raise Killed
-        return real(self, target)
+    def stopping(real):
+        def moved(self, target):
+            writes.append(target)
+            if len(writes) == stop[0]:
+                if half and self.is_file():
+                    self.write_bytes(self.read_bytes()[:5])
+                raise Killed
+            return real(self, target)
 
-    monkeypatch.setattr(Path, "replace", replace)
+        return moved
+
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(Path, name, stopping(getattr(Path, name)))
     expected = files(runs.run(experiment, tmp_path / "whole").folder)
     total = len(writes)
     assert total > 20
@@ -260,7 +264,7 @@ def test_another_version_or_number_of_threads_is_said(whole, tmp_path):
 
 def test_one_shard_runs_once_at_a_time(whole):
     with (
-        runs._locked(whole.folder / ".shard-1-1"),
+        locked(whole.folder / ".shard-1-1"),
         pytest.raises(ExperimentError, match="another process is running shard 1/1"),
     ):
         runs.run(toy(), whole.folder)
@@ -387,17 +391,6 @@ def test_shards_bring_the_prices_that_each_has_used_and_refuse_those_that_differ
     (parts[1] / "prices.json").write_text('{"toy/bright": [1, 1, 1]}')
     with pytest.raises(ExperimentError, match="other prices of toy/bright"):
         runs.merge(parts, tmp_path / "again")
-
-
-def test_clearing_removes_a_run_and_nothing_else(whole, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(whole.folder, folder)
-    (folder / "mine.txt").write_text("mine")
-    clear(folder)
-    assert [f.name for f in folder.iterdir() if not f.name.startswith(".")] == ["mine.txt"]
-    (tmp_path / "images").mkdir()
-    clear(tmp_path)  # holds no run
-    assert (tmp_path / "images").exists()
 
 
 def test_timings_are_in_files_of_their_own(whole):

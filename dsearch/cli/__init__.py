@@ -74,7 +74,7 @@ def _refusal(error: Exception) -> tuple[str, int]:
 
 def _generate(args: argparse.Namespace) -> None:
     from ..experiments import runs
-    from ..experiments.folder import Run, clear
+    from ..experiments.folder import Run
 
     if args.reward is None:
         args.reward = "clip"
@@ -96,9 +96,8 @@ def _generate(args: argparse.Namespace) -> None:
     )
     _checked(experiment, args)
     with distributed.processes() as ranks:  # one, unless torchrun started more
-        if ranks.rank == 0 and args.overwrite:
-            clear(args.out)
-        run = runs.run(experiment, args.out, ranks=ranks, progress=sys.stderr.isatty())
+        progress = sys.stderr.isatty()
+        run = runs.run(experiment, args.out, ranks=ranks, progress=progress, overwrite=args.overwrite)
         if ranks.rank == 0:
             _shown(Run.open(run.folder), args)
 
@@ -157,6 +156,19 @@ def _merge(args: argparse.Namespace) -> None:
 
     run = runs.merge(args.runs, args.out)
     print(f"{args.out}: {len(run.units)} searches")
+
+
+def _check(args: argparse.Namespace) -> None:
+    from ..experiments.folder import Run
+
+    run = Run.open(args.run_folder)
+    damages = run.damages()
+    for name, said in damages.items():
+        print(f"{run.folder / 'units' / name}: {said}")
+    there, of = len(run.finished), len(run.units)
+    if damages:
+        raise UsageError(f"{len(damages)} of {there} searches are damaged; dsearch run makes them again")
+    print(f"{there} of {of} searches are there, all as they were written")
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -411,6 +423,7 @@ COMMANDS = {
     "generate": _generate,
     "run": _run,
     "merge": _merge,
+    "check": _check,
     "report": _report,
     "compare": _compare,
     "plan": _plan,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -88,6 +89,9 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     merge.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     merge.add_argument("--out", type=Path, required=True, metavar="RUN")
 
+    check = command("check", "whether a run's searches are as they were written")
+    check.add_argument("run_folder", type=Path, metavar="RUN")
+
     report = command("report", "one HTML file that shows what a run's searches did")
     report.add_argument("run_folder", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, metavar="FILE", help="(default: RUN/report.html)")
@@ -132,11 +136,18 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     return top
 
 
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="box", help="box, a diffusers folder, or a hub id, which is downloaded")
     parser.add_argument("--steps", type=int, help="denoising steps (default: 20 for the box, else 50)")
-    parser.add_argument("--guidance-scale", type=float, help="(default: 2.5 for the box, else the model's own)")
-    parser.add_argument("--eta", type=float, help="strength of a step's noise (default: 1, or as --noise has it)")
+    parser.add_argument("--guidance-scale", type=_number, help="(default: 2.5 for the box, else the model's own)")
+    parser.add_argument("--eta", type=_number, help="strength of a step's noise (default: 1, or as --noise has it)")
     parser.add_argument("--noise", help="of flow models: posterior (default), cps, flow-sde, dance or full")
     parser.add_argument("--device", help=f"(default here: {build.default_device()})")
     parser.add_argument(

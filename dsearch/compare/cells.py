@@ -16,8 +16,9 @@ import torch
 
 from ..experiments.experiment import ExperimentError, Model, Named, Unit, described, near
 from ..experiments.folder import Run
+from ..experiments.units import check
 from .intervals import over_seeds
-from .reading import check, reading
+from .reading import reading
 from .scores import Scores
 
 Limits = tuple[tuple[str, float], ...]
@@ -118,7 +119,7 @@ class Cell:
         return True
 
     def _take(self, run: Run, unit: Unit, first: bool) -> None:
-        records = [json.loads(line) for line in run.lines(unit, "records.jsonl")]
+        records = run.records_of(unit)
         timing = json.loads(run.lines(unit, "timing.json")[0])
         check(unit, records, timing)
         groups = sum(record["rank"] == 0 for record in records)
@@ -143,8 +144,8 @@ class Cell:
             self.scores.setdefault(name, {})[place] = mean, 1 - len(known) / len(said)
         self.kl[place] = [record["kl"] for record in counted if record["kl"] is not None]
         shown = min(counted, key=lambda record: record["ancestor"])
-        if shown["image"] is not None:
-            self.pictures[place] = run.folder / "images" / Path(shown["image"]).name
+        if (picture := run.image(shown)) is not None:
+            self.pictures[place] = picture
 
 
 class Found:
@@ -157,7 +158,7 @@ class Found:
     def __init__(self, runs: Sequence[Run]) -> None:
         if not runs:
             raise ExperimentError("nothing to compare; name a run's folder")
-        self.runs = list(runs)
+        self.runs = [run.refuse_damage() for run in runs]
         for i, run in enumerate(self.runs):
             for before in self.runs[:i]:
                 _fits(before, run)

@@ -6,10 +6,11 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["dumps", "write"]
+__all__ = ["dumps", "publish", "settle", "write"]
 
 
 def write(file: Path, content: bytes, maker: str = "") -> None:
@@ -19,11 +20,37 @@ def write(file: Path, content: bytes, maker: str = "") -> None:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     making = file.with_name(f".{file.name}.{maker or 'making'}")
-    with making.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    making.replace(file)
+    try:
+        with making.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        making.replace(file)
+    except OSError:  # a full disk, say: nothing is left of the attempt
+        with suppress(OSError):
+            making.unlink()
+        raise
+    settle(file.parent)
+
+
+def publish(file: Path, content: bytes) -> None:
+    """The content to where a user wants it: a file is replaced at once, a pipe or a device written to as it is."""
+    file = file.resolve()  # where a link leads, which stays a link
+    if file.exists() and not file.is_file():
+        with file.open("wb") as stream:
+            stream.write(content)
+    else:
+        write(file, content)
+
+
+def settle(folder: Path) -> None:
+    """What has been renamed in a folder outlasts a loss of power, where the system can promise it."""
+    with suppress(OSError):  # no descriptors of folders, or none that can be synced
+        held = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(held)
+        finally:
+            os.close(held)
 
 
 def dumps(record: Any, indent: int | None = None) -> str:

@@ -2,39 +2,43 @@
 
     run.json            the configuration with all defaults, versions, device and threads
     images/             PNG files, named by counters
-    units/NAME/         one finished search: records.jsonl, trace.safetensors, timing.json (thumbnails.safetensors)
+    units/NAME/         one finished search: records.jsonl, trace.safetensors, timing.json, sums.json
+                        (thumbnails.safetensors)
     records.jsonl       all records in order, one an image; written when all units are there
     timings.jsonl       seconds and peak memory of each unit, which are of one machine and one day
 
 A unit's folder appears whole or not at all, so that a run which was killed goes on with the first unit that is missing.
+Its sums say what was written, so that what is damaged since is known. Nothing is read but plain files within the folder
+that are called as a run calls them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from einops import rearrange
 from torch import Tensor
 
 from .._optional import optional
 from ..core.result import Result
 from .experiment import Experiment, ExperimentError, Unit, from_data
-from .files import dumps, write
+from .files import dumps, settle, write
+from .units import IMAGE, PARTS, SUMS, THUMBNAILS, UNIT, damage, plain, read, sums, words
+from .written import images, png, records, thumbnail_bytes, trace_bytes
 
-__all__ = ["Run", "Trace", "clear"]
+__all__ = ["FORMAT", "Run", "Trace", "exchange"]
 
-OURS = ("images", "units", "run.json", "prices.json", "pilots.json", "records.jsonl", "timings.jsonl")
+FORMAT = 1
+"""Of run.json and what lies beside it; those of versions 0.1 and 0.2 name none and are read too."""
 
-WIDEST = 16383
-"""Pixels that a WebP picture can be wide."""
+OURS = ("prices.json", "pilots.json", "records.jsonl", "timings.jsonl")
 
 
 class Trace(NamedTuple):
@@ -79,16 +83,19 @@ class Run:
             ExperimentError: where there is none, or its run.json is damaged or of another program.
         """
         folder = Path(folder)
-        file = folder / "run.json"
-        if not file.is_file():
+        if not (folder / "run.json").exists():
             raise ExperimentError(f"{folder} holds no run (no run.json)")
+        file = plain(folder, "run.json")
         try:
             about = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise ExperimentError(f"{file} is damaged: {error}") from error
-        if not isinstance(about, dict) or "experiment" not in about:
-            raise ExperimentError(f"{file} describes no experiment: another program or another version wrote it")
-        return cls(folder, from_data(about.pop("experiment"), str(file)), about)
+        if not isinstance(about, dict) or not isinstance(about.get("experiment"), dict):
+            raise ExperimentError(f"{file} describes no experiment: another program wrote it, or it is damaged")
+        form = about.pop("format", 0)
+        if type(form) is not int or not 0 <= form <= FORMAT:
+            raise ExperimentError(f"{file} has format {form!r}, and this version reads 0 to {FORMAT}; update dsearch")
+        return cls(folder, from_data(words(about.pop("experiment")), str(file)), about)
 
     @cached_property
     def units(self) -> list[Unit]:
@@ -96,8 +103,31 @@ class Run:
         return self.experiment.units()
 
     def has(self, unit: Unit) -> bool:
-        """Whether a unit is finished."""
+        """Whether a unit is finished; what it holds may be damaged since."""
         return (self.folder / "units" / unit.name).is_dir()
+
+    def damage(self, unit: Unit) -> str | None:
+        """What is wrong with a finished unit; None for nothing."""
+        return damage(self.folder, unit)
+
+    def damages(self) -> dict[str, str]:
+        """What is wrong with each finished unit that is damaged, by name."""
+        found = {unit.name: self.damage(unit) for unit in self.finished}
+        return {name: said for name, said in found.items() if said is not None}
+
+    def refuse_damage(self) -> Run:
+        """Itself, where all that is finished is as it was written.
+
+        Raises:
+            ExperimentError: naming what is not, and the remedy.
+        """
+        if found := self.damages():
+            name, said = next(iter(found.items()))
+            raise ExperimentError(
+                f"{self.folder / 'units' / name} is damaged ({said}), {len(found)} of {len(self.finished)} searches in "
+                "all; dsearch run makes them again, dsearch check names each"
+            )
+        return self
 
     @property
     def finished(self) -> list[Unit]:
@@ -111,7 +141,22 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """One record an image of the finished units, in order."""
-        return [json.loads(line) for unit in self.finished for line in self.lines(unit, "records.jsonl")]
+        return [record for unit in self.finished for record in self.records_of(unit)]
+
+    def records_of(self, unit: Unit) -> list[dict[str, Any]]:
+        """One record an image of a unit."""
+        return read(self.folder, unit)
+
+    def image(self, record: Mapping[str, Any]) -> Path | None:
+        """The file of a record's image; None where samples are no pictures.
+
+        Raises:
+            ExperimentError: for a name that is none of a run's, and where no plain file is called so.
+        """
+        name = record["image"]
+        if name is not None and not (isinstance(name, str) and IMAGE.fullmatch(name)):
+            raise ExperimentError(f"{self.folder}: a record calls its image {name!r}, as no run does")
+        return None if name is None else plain(self.folder, name)
 
     def timings(self) -> dict[str, dict[str, Any]]:
         """Seconds and peak memory of the finished units, by name."""
@@ -122,7 +167,7 @@ class Run:
         with optional():
             from safetensors import safe_open
 
-        with safe_open(self.folder / "units" / unit.name / "trace.safetensors", "pt") as file:
+        with safe_open(plain(self.folder, f"units/{unit.name}/trace.safetensors"), "pt") as file:
             about = json.loads(file.metadata()["trace"])
             held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         steps = range(len(about["alive"]))
@@ -140,10 +185,10 @@ class Run:
         with optional():
             from safetensors import safe_open
 
-        file = self.folder / "units" / unit.name / "thumbnails.safetensors"
-        if not file.is_file():
+        name = f"units/{unit.name}/{THUMBNAILS}"
+        if not (self.folder / name).exists():
             return {}
-        with safe_open(file, "np") as held:
+        with safe_open(plain(self.folder, name), "np") as held:
             return {
                 (int(b), int(i)): held.get_tensor(name).tobytes()
                 for name in held.keys()  # noqa: SIM118
@@ -152,19 +197,25 @@ class Run:
 
     def lines(self, unit: Unit, file: str) -> list[str]:
         """The lines of a text file of a unit."""
-        return (self.folder / "units" / unit.name / file).read_text(encoding="utf-8").splitlines()
+        return plain(self.folder, f"units/{unit.name}/{file}").read_text(encoding="utf-8").splitlines()
 
     def begin(self, maker: str = "") -> None:
         """Marks the folder as this run's, and removes partial units of a killed writer.
 
         `maker` is a suffix that is unique to this writer.
         """
-        (self.folder / "units").mkdir(parents=True, exist_ok=True)
+        units = self.folder / "units"
+        for folder in (units, self.folder / "images"):
+            if folder.is_symlink():  # it would be written to where that leads
+                raise ExperimentError(f"{folder} is a link, which no run writes; remove it")
+        units.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "run.json").exists():
-            config = {"experiment": self.experiment.as_dict(), **self.about}
+            config = {"format": FORMAT, "experiment": self.experiment.as_dict(), **self.about}
             write(self.folder / "run.json", dumps(config, indent=1).encode(), maker)
-        for left in (self.folder / "units").glob(f".{maker}-*"):
-            shutil.rmtree(left)
+        for left in units.glob(f".{maker}-*"):
+            _remove(left)
+        for file in (self.folder / "images").glob(f".*.{maker or 'making'}"):
+            file.unlink()
 
     def keep(
         self,
@@ -174,116 +225,91 @@ class Run:
         maker: str,
         cut: Callable[[str], str] = lambda prompt: "",
     ) -> None:
-        """Writes a unit down: its images, then, in one go, its folder.
+        """Writes a unit down: its images, then, in one go, its folder. A damaged one gives way; a whole one stays.
 
-        `maker` is a suffix unique to this writer, `cut` says what of a prompt the model does not read.
+        `maker` is a suffix unique to this writer, `cut` says what of a prompt the model does not read. Where it cannot
+        be written, nothing of it is left.
         """
-        making = self.folder / "units" / f".{maker}-{unit.name}"
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
-        records = list(_records(self, unit, result, maker, cut))
-        write(making / "records.jsonl", "".join(dumps(record) for record in records).encode())
-        write(making / "timing.json", dumps({"unit": unit.name, **timing}).encode())
-        write(making / "trace.safetensors", _trace_bytes(result))
+        pictures = {name: png(result.images[place]) for place, name in images(unit, result).items()}
+        lines = "".join(dumps(record) for record in records(self.experiment, unit, result, cut))
+        held = {"records.jsonl": lines.encode(), "trace.safetensors": trace_bytes(result)}
         if result.thumbnails:
-            write(making / "thumbnails.safetensors", _thumbnail_bytes(result))
-        making.rename(self.folder / "units" / unit.name)
+            held[THUMBNAILS] = thumbnail_bytes(result)
+        files = {
+            **held,
+            "timing.json": dumps({"unit": unit.name, **timing}).encode(),
+            SUMS: dumps(sums({**held, **pictures})).encode(),
+        }
+        self.place(unit, files, pictures, maker)
+
+    def place(self, unit: Unit, files: Mapping[str, bytes], pictures: Mapping[str, bytes], maker: str) -> None:
+        """Puts a unit's files and images where they belong, whole or not at all."""
+        making = self.folder / "units" / f".{maker}-{unit.name}"
+        there = {name for name in pictures if (self.folder / name).exists()}
+        _remove(making)
+        making.mkdir(parents=True)
+        try:
+            for name, content in pictures.items():
+                write(self.folder / name, content, maker)
+            for name, content in files.items():
+                write(making / name, content)
+            self._settle(making, unit)
+        except OSError:  # a full disk, say
+            _remove(making)
+            for name in set(pictures) - there:
+                (self.folder / name).unlink(missing_ok=True)
+            raise
+        settle(making.parent)
+
+    def _settle(self, making: Path, unit: Unit) -> None:
+        """A unit that is made gets its name, unless another writer's is there and whole: that holds the same."""
+        place, aside = self.folder / "units" / unit.name, making.with_name(f"{making.name}.damaged")
+        if os.path.lexists(place) and self.damage(unit) is not None:
+            place.rename(aside)
+        try:
+            making.rename(place)
+        except OSError:
+            if not self.has(unit) or self.damage(unit) is not None:
+                raise
+            _remove(making)
+        _remove(aside)
 
     def finish(self, maker: str = "") -> None:
         """All units are there: their records and timings in files of their own."""
         for name, part in (("records.jsonl", "records.jsonl"), ("timings.jsonl", "timing.json")):
-            lines = [line + "\n" for unit in self.units for line in self.lines(unit, part)]
-            write(self.folder / name, "".join(lines).encode(), maker)
+            content = "".join(line + "\n" for unit in self.units for line in self.lines(unit, part)).encode()
+            file = self.folder / name
+            if file.is_symlink() or not file.is_file() or file.read_bytes() != content:
+                write(file, content, maker)
 
 
-def clear(folder: Path) -> None:
-    """Removes a run, and nothing else that lies in its folder."""
-    if not (folder / "run.json").is_file():
-        return
-    for name in OURS:
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+def exchange(new: Path, old: Path) -> None:
+    """Puts a run in the place of another: what that has written goes, and what else lies in its folder stays."""
+    for unit in (old / "units").glob("*"):
+        if UNIT.fullmatch(unit.name):
+            for name in (*PARTS, THUMBNAILS, SUMS):
+                (unit / name).unlink(missing_ok=True)
+            with suppress(OSError):  # it holds what no run has written
+                unit.rmdir()
+    for image in (old / "images").glob("*"):
+        if IMAGE.fullmatch(f"images/{image.name}"):
+            image.unlink()
+    for name in ("run.json", *OURS):
+        (old / name).unlink(missing_ok=True)
+        if (new / name).exists():
+            (new / name).rename(old / name)
+    for name in ("images", "units"):
+        for held in (new / name).glob("[0-9]*"):
+            (old / name).mkdir(exist_ok=True)
+            held.rename(old / name / held.name)
+    for name in ("images", "units"):
+        with suppress(OSError):
+            (old / name).rmdir()
+    _remove(new)
 
 
-def _records(whole: Run, unit: Unit, result: Result, maker: str, cut: Callable[[str], str]) -> Iterator[dict[str, Any]]:
-    path, ancestor = result.lineage.path(), result.lineage.ancestor()
-    place = {whole.experiment.prompts[position]: position for position in unit.positions}  # where prompts are pooled
-    pictures = result.images.dim() == 5 and result.images.shape[2] == 3
-    for b, group in enumerate(result.prompts):
-        for k, prompt in enumerate(group):
-            name = f"images/{unit.index:06}-{b:04}-{k:04}.png" if pictures else None  # no prompt becomes a path
-            if name is not None:
-                write(whole.folder / name, _png(result.images[b, k]), maker)
-            yield {
-                "unit": unit.name,
-                **{part: getattr(unit, part) for part in ("model", "objective", "method", "budget", "seed")},
-                "position": unit.positions[b] if len(result.prompts) == len(unit.positions) else place[prompt],
-                "prompt": prompt,
-                "cut": cut(prompt),
-                "rank": k,
-                "image": name,
-                "reward": float(result.rewards[b, k]),
-                "held_out": {name: float(scores[b, k]) for name, scores in result.held_out.items()},
-                "log_w": float(result.log_w[b, k]),
-                "kl": None if result.kl is None else float(result.kl[b, k]),
-                "ancestor": int(ancestor[b, k]),
-                "path": path[b, k].tolist(),
-                **{kind: getattr(result.cost, kind)._asdict() for kind in ("bill", "planned")},
-            }
-
-
-def _trace_bytes(result: Result) -> bytes:
-    with optional():
-        from safetensors.torch import save
-
-    def compact(index: Tensor) -> Tensor:
-        return (
-            index.to(torch.int16 if index.numel() == 0 or int(index.max()) < 2**15 else torch.int32).cpu().contiguous()
-        )
-
-    held = {"order": compact(result.lineage.order)}
-    for i, (step, child) in enumerate(zip(result.trace, result.lineage.child, strict=True)):
-        held[f"child.{i}"] = compact(child)
-        if step.values is not None:
-            held[f"values.{i}"] = step.values.float().cpu().contiguous()
-    about = {
-        "prompts": [" / ".join(dict.fromkeys(group)) for group in result.prompts],
-        "alive": [step.alive for step in result.trace],
-        "width": [step.width for step in result.trace],
-    }
-    return save(held, {"trace": json.dumps(about)})
-
-
-def _thumbnail_bytes(result: Result) -> bytes:
-    import numpy as np
-
-    with optional():
-        from PIL import Image
-        from safetensors.numpy import save
-
-    held = {}
-    for i, step in enumerate(result.thumbnails):
-        for b, small in enumerate([] if step is None else step):  # [N, 3, h, w]
-            into = BytesIO()
-            Image.fromarray(_strip(small).numpy()).save(into, "webp", quality=60, method=2)
-            held[f"{b}.{i}"] = np.frombuffer(into.getvalue(), dtype=np.uint8)
-    return save(held)
-
-
-def _strip(small: Tensor) -> Tensor:
-    """`[N, 3, h, w]` -> `[rows h, columns w, 3]`, in reading order: one row unless a picture cannot be that wide."""
-    n, _, _, w = small.shape
-    columns = min(n, WIDEST // w)
-    rows = -(-n // columns)
-    filled = torch.cat([small, small.new_zeros(rows * columns - n, *small.shape[1:])])
-    return rearrange(filled, "(r c) k h w -> (r h) (c w) k", c=columns)
-
-
-def _png(image: Tensor) -> bytes:
-    from ..plots import to_pil
-
-    into = BytesIO()
-    to_pil(image[None])[0].save(into, "png")
-    return into.getvalue()
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,14 @@ from ..core.watch import HeldOut, Thumbnails
 from .build import UNKNOWN, Pilot, Workshop, default_device, dtype_of
 from .experiment import Experiment, ExperimentError, Unit, asks_pilot, described, from_data
 from .files import dumps, write
-from .folder import Run
+from .folder import Run, exchange
+from .locks import locked
+from .units import PARTS, SUMS, THUMBNAILS, plain
 
 __all__ = ["merge", "run"]
+
+NEW = ".overwriting"
+"""Where the run is made that takes the place of another."""
 
 MEASURED = {
     "prices": "give the experiment its `prices`",
@@ -40,6 +47,7 @@ def run(
     ranks: distributed.Ranks | None = None,
     progress: bool = False,
     say: Callable[[str], object] = lambda line: None,
+    overwrite: bool = False,
 ) -> Run:
     """Runs what is not there yet of an experiment, and returns the run.
 
@@ -54,10 +62,13 @@ def run(
         given: objects for what the experiment calls `given`, by name.
         ranks: the processes that share each search, from `dsearch.distributed.processes`; rank 0 writes.
         progress: a bar for each search.
-        say: told of each finished unit.
+        say: told of each finished unit, and of each that is damaged and therefore made again.
+        overwrite: whether this run takes the place of another one in the folder. That one stays until this one is
+            finished; what no run has written stays too.
 
     Raises:
-        ExperimentError: for an experiment that cannot be run, and for a folder that holds another one.
+        ExperimentError: for an experiment that cannot be run, and for a folder that holds another one, or one that
+            another process is running.
         SearchError: where a search cannot go on; what was finished before is kept.
     """
     ranks = distributed.Ranks() if ranks is None else ranks
@@ -67,15 +78,17 @@ def run(
         raise ExperimentError(f"shard {i}/{n}: the first number is 1 to {n}")
     out, shop = Path(out), Workshop(experiment, given)
     shop.check()
+    if overwrite and (os.path.lexists(out / "run.json") or (out / NEW).exists()):
+        return _overwritten(out, experiment, shard, given=given, ranks=ranks, progress=progress, say=say)
     if first:
         out.mkdir(parents=True, exist_ok=True)
     maker = f"{i}-{n}"
-    with _locked(out / f".shard-{maker}" if first else None, f"another process is running shard {i}/{n} of {out}"):
+    with locked(out / f".shard-{maker}" if first else None, f"another process is running shard {i}/{n} of {out}", say):
         whole = Run(out, experiment, _about(experiment))
         if first:
             _refuse_others(whole, say)
         mine = whole.units[i - 1 :: n]
-        todo = ranks.told([unit for unit in mine if not whole.has(unit)])
+        todo = ranks.told([unit for unit in mine if first and not _whole(whole, unit, say)])
         if first and len(todo) < len(mine):
             say(f"{len(mine) - len(todo)} of {len(mine)} searches are there already")
         options = _options(shop, todo[0], out, ranks) if todo else {}
@@ -93,6 +106,31 @@ def run(
         if first and whole.complete:
             whole.finish(maker)
     return whole
+
+
+def _whole(whole: Run, unit: Unit, say: Callable[[str], object]) -> bool:
+    """Whether a unit is there as it was written; where it is damaged, that is said."""
+    said = whole.damage(unit) if whole.has(unit) else ""
+    if said:
+        say(f"{whole.folder / 'units' / unit.name} is damaged and made again: {said}")
+    return said is None
+
+
+def _overwritten(out: Path, experiment: Experiment, shard: tuple[int, int], **options: Any) -> Run:
+    """Runs within the folder of another run, and then puts the new one in its place."""
+    first, new = options["ranks"].rank == 0, out / NEW
+    before = Run.open(out).folder if os.path.lexists(out / "run.json") else out  # what is no run is not touched
+    with ExitStack() as locks:
+        if first:
+            for file in {*before.glob(".shard-*"), before / ".shard-1-1"}:
+                locks.enter_context(locked(file, f"another process is running {out}; wait for it, or stop it"))
+            with suppress(ExperimentError):
+                if (new / "run.json").exists() and Run.open(new).experiment != experiment:
+                    shutil.rmtree(new)  # of an overwriting that was killed
+        made = run(experiment, new, shard=shard, **options)
+        if first:
+            exchange(new, out)
+    return replace(made, folder=out)
 
 
 def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
@@ -117,24 +155,34 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     if missing:
         raise ExperimentError(f"no shard has {len(missing)} of {len(one.units)} searches, {missing[0].name} the first")
     merged = Run(out, one.experiment, one.about)
-    if (out / "run.json").exists():
+    if os.path.lexists(out / "run.json"):
         _same(one.experiment, Run.open(out).experiment.as_dict(), out)
+    sources = {unit: _source(runs, unit) for unit in one.units if not merged.has(unit) or merged.damage(unit)}
     merged.begin()
     for name, known in measured.items():
         if known:
             write(out / f"{name}.json", dumps(known).encode())
-    for unit in one.units:
-        if merged.has(unit):
-            continue
-        source = next(run for run in runs if run.has(unit))
-        for line in source.lines(unit, "records.jsonl"):
-            if image := json.loads(line)["image"]:
-                write(out / image, (source.folder / image).read_bytes())
-        making = out / "units" / f".{unit.name}"
-        shutil.copytree(source.folder / "units" / unit.name, making, dirs_exist_ok=True)
-        making.rename(out / "units" / unit.name)
+    for unit, source in sources.items():
+        own = source.folder / "units" / unit.name
+        names = [name for name in (*PARTS, THUMBNAILS, SUMS) if (own / name).exists()]
+        files = {name: plain(source.folder, f"units/{unit.name}/{name}").read_bytes() for name in names}
+        images = [source.image(record) for record in source.records_of(unit)]
+        pictures = {f"images/{file.name}": file.read_bytes() for file in images if file is not None}
+        merged.place(unit, files, pictures, "merge")
     merged.finish()
     return merged
+
+
+def _source(runs: Sequence[Run], unit: Unit) -> Run:
+    """The first shard that has a unit as it was written."""
+    said = [(run, run.damage(unit)) for run in runs if run.has(unit)]
+    for source, damage in said:
+        if damage is None:
+            return source
+    source, damage = said[0]
+    raise ExperimentError(
+        f"{source.folder / 'units' / unit.name} is damaged ({damage}); dsearch run makes it again in its shard"
+    )
 
 
 def _options(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) -> dict[str, Any]:
@@ -156,14 +204,13 @@ def _options(shop: Workshop, unit: Unit, out: Path, ranks: distributed.Ranks) ->
 
 def _refuse_others(whole: Run, say: Callable[[str], object]) -> None:
     """What is in the folder is of this experiment; where it was made differently, that is said."""
-    file = whole.folder / "run.json"
-    if not file.exists():
+    if not os.path.lexists(whole.folder / "run.json"):
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
-    _same(whole.experiment, before.pop("experiment"), whole.folder)
-    for name, was in before.items():
-        if whole.about[name] != was:
-            say(f"note: {name} was {was} and is now {whole.about[name]}: what is new may differ in its last digits")
+    before = Run.open(whole.folder)
+    _same(whole.experiment, before.experiment.as_dict(), whole.folder)
+    for name, now in whole.about.items():
+        if (was := before.about.get(name, now)) != now:
+            say(f"note: {name} was {was} and is now {now}: what is new may differ in its last digits")
 
 
 def _same(experiment: Experiment, other: Mapping[str, Any], folder: Path) -> None:
@@ -203,7 +250,7 @@ def _measured(
     """Measured once for a model and a objective and written down, so that all searches and shards of a folder agree."""
     key, file, found = f"{unit.model}/{unit.objective}", out / f"{name}.json", None
     if ranks.rank == 0:
-        with _locked(out / f".{name}"):
+        with locked(out / f".{name}"):
             known = _read(file)
             if key not in known:
                 known[key] = list(make())
@@ -213,7 +260,15 @@ def _measured(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if not os.path.lexists(file):
+        return {}
+    try:
+        found = json.loads(plain(file.parent, file.name).read_text(encoding="utf-8"))
+    except ValueError as error:
+        found = error
+    if not isinstance(found, dict):
+        raise ExperimentError(f"{file} is damaged ({found}); remove it, and it is measured again")
+    return found
 
 
 def _title(experiment: Experiment, unit: Unit) -> str:
@@ -236,25 +291,6 @@ def _about(experiment: Experiment) -> dict[str, Any]:
         name: f"{model.device or default_device()}, {dtype_of(model)}" for name, model in experiment.models.items()
     }
     return {"versions": versions, "devices": devices, "threads": torch.get_num_threads()}
-
-
-@contextmanager
-def _locked(file: Path | None, taken: str = "") -> Iterator[None]:
-    """One process at a time; others wait, or are told that it is `taken`. The lock falls with who holds it."""
-    if file is None:
-        yield
-        return
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    with file.open("w") as held:  # the file stays: to remove it would race with whoever waits for it
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
-        except BlockingIOError:
-            raise ExperimentError(taken) from None
-        yield
 
 
 @contextmanager

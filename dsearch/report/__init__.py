@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from ..experiments.files import dumps, write
+from ..experiments.files import dumps, publish
 from ..experiments.folder import Run
 from ._data import overview, searches
 from ._ladder import Part, escaped, fitted
@@ -39,7 +39,7 @@ def report(run: Run, out: Path | None = None, *, limit: int = LIMIT) -> Path:
         OSError: where the run's files cannot be read or the page cannot be written.
     """
     out = run.folder / "report.html" if out is None else Path(out)
-    write(out, page(run, limit).encode("ascii"))
+    publish(out, page(run, limit).encode("ascii"))
     return out
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -64,14 +63,14 @@ class Search(NamedTuple):
 def searches(run: Run) -> list[Search]:
     """The searches of the finished units, in order."""
     found: list[Search] = []
-    for unit in run.finished:
+    for unit in run.refuse_damage().finished:
         with reading(run, unit):
             found += _searches(run, unit)
     return found
 
 
 def _searches(run: Run, unit: Unit) -> Iterator[Search]:
-    records = [json.loads(line) for line in run.lines(unit, "records.jsonl")]
+    records = run.records_of(unit)
     trace = run.trace(unit)
     descent = Lineage(tuple(trace.child), tuple(trace.width), trace.order)
     path, ancestor, k = descent.path(), descent.ancestor(), trace.order.shape[1]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import groupby
@@ -14,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 from .._optional import optional
 from ..compare.reading import reading
 from ..experiments.files import dumps
-from ..experiments.folder import WIDEST, Run
+from ..experiments.folder import Run
+from ..experiments.written import WIDEST
 from ._data import Search, lineage
 
 __all__ = ["LADDER", "Rung", "fitted"]
@@ -22,7 +22,6 @@ __all__ = ["LADDER", "Rung", "fitted"]
 SAMPLED = 8
 """Searches, and steps of each, that are encoded to guess how large all of them will be."""
 
-OURS = re.compile(r"images/[\w.-]+\.png")
 """What a record's image may be called: no run makes a page read other files."""
 
 
@@ -144,7 +143,7 @@ def _parts(
                 some = dict(list(own.items())[:: -(-len(own) // most)]) if most and own else own
                 drawn = _drawn(search, some, rung, each)
                 coded = sum(len(sheet) for sheet, *_ in drawn["strips"].values())
-                urls = list(each(lambda record: _image(run, record["image"], rung.images), search.records))
+                urls = list(each(lambda record: _image(run, record, rung.images), search.records))
                 more = round(coded * (len(own) / max(1, len(some)) - 1))
                 yield n, Part(escaped(dumps(urls)), escaped(dumps({**lineage(search), **drawn})), more)
 
@@ -218,11 +217,12 @@ def _picked(sheet: Any, tile: Size, count: int, held: Sequence[int]) -> Any:
     return picked
 
 
-def _image(run: Run, name: str | None, coding: Coding | None) -> str | None:
+def _image(run: Run, record: Mapping[str, Any], coding: Coding | None) -> str | None:
     """The data URL of a record's image; None where there is none."""
-    if name is None or not OURS.fullmatch(name) or not (run.folder / name).is_file():
+    file = run.image(record)
+    if file is None:
         return None
-    stored = (run.folder / name).read_bytes()
+    stored = file.read_bytes()
     if coding is not None:
         picture = _open(stored).convert("RGB")
         made = _webp(picture.resize(_size(picture.size, coding.pixels)), coding.quality)

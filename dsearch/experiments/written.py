@@ -1,0 +1,111 @@
+"""What is written down of a finished search: its records, its trace, its pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .._optional import optional
+from ..core.result import Result
+from .experiment import Experiment, Unit
+
+__all__ = ["WIDEST", "images", "png", "records", "thumbnail_bytes", "trace_bytes"]
+
+WIDEST = 16383
+"""Pixels that a WebP picture can be wide."""
+
+
+def images(unit: Unit, result: Result) -> dict[tuple[int, int], str]:
+    """How the picture of each group and rank is called, where samples are pictures; no prompt becomes a path."""
+    if result.images.dim() != 5 or result.images.shape[2] != 3:
+        return {}
+    b, k = result.images.shape[:2]
+    return {(i, j): f"images/{unit.index:06}-{i:04}-{j:04}.png" for i in range(b) for j in range(k)}
+
+
+def records(experiment: Experiment, unit: Unit, result: Result, cut: Callable[[str], str]) -> Iterator[dict[str, Any]]:
+    """One an image; `cut` says what of a prompt the model does not read."""
+    path, ancestor, names = result.lineage.path(), result.lineage.ancestor(), images(unit, result)
+    place = {experiment.prompts[position]: position for position in unit.positions}  # where prompts are pooled
+    for b, group in enumerate(result.prompts):
+        for k, prompt in enumerate(group):
+            yield {
+                "unit": unit.name,
+                **{part: getattr(unit, part) for part in ("model", "objective", "method", "budget", "seed")},
+                "position": unit.positions[b] if len(result.prompts) == len(unit.positions) else place[prompt],
+                "prompt": prompt,
+                "cut": cut(prompt),
+                "rank": k,
+                "image": names.get((b, k)),
+                "reward": float(result.rewards[b, k]),
+                "held_out": {name: float(scores[b, k]) for name, scores in result.held_out.items()},
+                "log_w": float(result.log_w[b, k]),
+                "kl": None if result.kl is None else float(result.kl[b, k]),
+                "ancestor": int(ancestor[b, k]),
+                "path": path[b, k].tolist(),
+                **{kind: getattr(result.cost, kind)._asdict() for kind in ("bill", "planned")},
+            }
+
+
+def trace_bytes(result: Result) -> bytes:
+    """What the search did, step by step, as safetensors."""
+    with optional():
+        from safetensors.torch import save
+
+    def compact(index: Tensor) -> Tensor:
+        return (
+            index.to(torch.int16 if index.numel() == 0 or int(index.max()) < 2**15 else torch.int32).cpu().contiguous()
+        )
+
+    held = {"order": compact(result.lineage.order)}
+    for i, (step, child) in enumerate(zip(result.trace, result.lineage.child, strict=True)):
+        held[f"child.{i}"] = compact(child)
+        if step.values is not None:
+            held[f"values.{i}"] = step.values.float().cpu().contiguous()
+    about = {
+        "prompts": [" / ".join(dict.fromkeys(group)) for group in result.prompts],
+        "alive": [step.alive for step in result.trace],
+        "width": [step.width for step in result.trace],
+    }
+    return save(held, {"trace": json.dumps(about)})
+
+
+def thumbnail_bytes(result: Result) -> bytes:
+    """Pictures of all candidates, a WebP strip a group and step, as safetensors."""
+    import numpy as np
+
+    with optional():
+        from PIL import Image
+        from safetensors.numpy import save
+
+    held = {}
+    for i, step in enumerate(result.thumbnails):
+        for b, small in enumerate([] if step is None else step):  # [N, 3, h, w]
+            into = BytesIO()
+            Image.fromarray(_strip(small).numpy()).save(into, "webp", quality=60, method=2)
+            held[f"{b}.{i}"] = np.frombuffer(into.getvalue(), dtype=np.uint8)
+    return save(held)
+
+
+def _strip(small: Tensor) -> Tensor:
+    """`[N, 3, h, w]` -> `[rows h, columns w, 3]`, in reading order: one row unless a picture cannot be that wide."""
+    n, _, _, w = small.shape
+    columns = min(n, WIDEST // w)
+    rows = -(-n // columns)
+    filled = torch.cat([small, small.new_zeros(rows * columns - n, *small.shape[1:])])
+    return rearrange(filled, "(r c) k h w -> (r h) (c w) k", c=columns)
+
+
+def png(image: Tensor) -> bytes:
+    """`[3, H, W]` as a file."""
+    from ..plots import to_pil
+
+    into = BytesIO()
+    to_pil(image[None])[0].save(into, "png")
+    return into.getvalue()

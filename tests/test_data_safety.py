@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_runs import files, toy
 
+from dsearch import SearchError
 from dsearch.cli import main
 from dsearch.compare import compare
 from dsearch.experiments import locks, runs
-from dsearch.experiments.build import Workshop
 from dsearch.experiments.experiment import ExperimentError, Named
 from dsearch.experiments.folder import FORMAT, Run, exchange
 from dsearch.experiments.locks import locked
@@ -142,7 +142,7 @@ def test_a_record_cannot_name_a_file_outside(copy, name, sums, tmp_path):
     before = held(tmp_path)
     with pytest.raises(ExperimentError, match="is damaged"):
         runs.merge([copy.folder], tmp_path / "merged")
-    with pytest.raises(ExperimentError, match="calls its image|is no name"):
+    with pytest.raises(ExperimentError, match=r"calls its image|is no name"):
         copy.image(lines[0])
     assert held(tmp_path) == before
 
@@ -234,7 +234,7 @@ def test_a_run_that_cannot_be_made_leaves_the_one_before_it(copy, why):
         rewards = {"hps": Named("hps", {"weights": "no.pt"})}
     if why == "no such method":
         methods = {"SVDD": Named("svddd")}
-    with pytest.raises(ValueError):
+    with pytest.raises((ExperimentError, SearchError)):
         runs.run(small(rewards=rewards, methods=methods), copy.folder, given={"bright": fails}, overwrite=True)
     assert {name: of for name, of in files(copy.folder).items() if not name.startswith(runs.NEW)} == before
 
@@ -250,7 +250,7 @@ def test_the_run_of_a_living_process_is_not_overwritten(copy):
 def test_an_overwriting_that_was_killed_is_taken_up_or_begun_anew(copy, tmp_path):
     before, other = files(copy.folder), small(seeds=(1,))
 
-    def until(images, prompts, left=[60]):  # noqa: B006
+    def until(images, prompts, left=[30]):  # noqa: B006
         left[0] -= len(images)
         if left[0] < 0:
             raise KeyboardInterrupt
@@ -383,7 +383,7 @@ except OSError as error:
 """
 
 
-@pytest.mark.parametrize("limit", [50, 500, 1000])
+@pytest.mark.parametrize("limit", [50, 300, 600])
 def test_where_no_byte_more_can_be_written_nothing_half_is_left(whole, tmp_path, limit):
     """The limit of a process on the size of files fails a write in its middle, as a full disk does."""
     folder, script = tmp_path / "run", FULL.format(tests=str(Path(__file__).parent))
@@ -480,7 +480,7 @@ def test_a_run_of_version_0_1_is_read_checked_reported_compared_merged_and_gone_
     assert runs.run(expected, folder).complete and files(folder) == before  # nothing is made anew
     unit = run.units[0]
     image = run.image(run.records_of(unit)[0])
-    image.write_bytes(image.read_bytes()[:60])
+    image.write_bytes(image.read_bytes()[:50])
     assert list(run.damages()) == [unit.name]
     assert runs.run(expected, folder).damages() == {}
     merged = runs.merge([folder], tmp_path / "merged")
@@ -493,7 +493,3 @@ def test_measurements_that_are_damaged_are_named(tmp_path, name, content):
     (tmp_path / f"{name}.json").write_text(content)
     with pytest.raises(ExperimentError, match=rf"{name}\.json is damaged"):
         runs._read(tmp_path / f"{name}.json")
-
-
-def test_the_workshop_of_the_tests_is_a_real_one():
-    Workshop(small()).check()

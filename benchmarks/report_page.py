@@ -33,7 +33,7 @@ from PIL import Image
 
 from dsearch.core.contract import Step
 from dsearch.core.result import Lineage
-from dsearch.experiments import folder
+from dsearch.experiments import written
 from dsearch.experiments.experiment import parse
 from dsearch.experiments.files import dumps, write
 from dsearch.experiments.folder import Run
@@ -129,7 +129,7 @@ def _unit(
     trace = [Step(i, a, w, v) for i, (a, w, v) in enumerate(zip(alive, width, values, strict=True))]
     texts = [run.experiment.prompts[p] for p in unit.positions]
     held = SimpleNamespace(lineage=lineage, trace=trace, prompts=[[text] for text in texts])
-    write(place / "trace.safetensors", folder._trace_bytes(held))  # type: ignore[arg-type]
+    write(place / "trace.safetensors", written.trace_bytes(held))  # type: ignore[arg-type]
     bill = {"model_calls": candidates * steps, "decodes": candidates * steps, "reward_calls": candidates * steps}
     records = []
     for p, text in enumerate(texts):

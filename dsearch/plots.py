@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["Panel", "Series", "curves", "from_png", "grid", "plan_picture", "spread", "to_pil"]
 
 DPI = 130
+
+GAP = 0.08
+"""Inches between the parts of a grid."""
+
+MOST = 60_000
+"""Pixels that a picture is high or wide at most; the renderer takes 65,535."""
+
+OWN = "DejaVu Sans"
+"""The font that comes with matplotlib."""
 
 
 def to_pil(images: Tensor) -> list[Image]:
@@ -44,28 +56,58 @@ def from_png(file: Path) -> Tensor:
 
 
 def grid(cells: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequence[str], path: Path) -> None:
-    """A labelled grid of pictures `[3, H, W]` in [0, 1]: `cells[row][column]`, written as a PNG."""
+    """A labelled grid of pictures `[3, H, W]` in [0, 1]: `cells[row][column]`, written as a PNG.
+
+    Where it would be more than 60,000 pixels high or wide, all of it is made smaller.
+    """
     pixels = max(cells[0][0].shape[-2:])
     inch = min(max(1.15, pixels / DPI), 2.0)  # small pictures are enlarged, large ones keep about 256 pixels
-    smooth = "antialiased" if pixels > inch * DPI else "nearest"
-    longest = max(len(line) for row in rows for line in _literal(row).split("\n"))
-    size = (inch * len(columns) + max(1.1, 0.4 + 0.08 * longest), inch * len(rows) + 0.5)
-    figure = _figure(figsize=size)
-    axes = figure.subplots(len(rows), len(columns), squeeze=False)
-    for r, row in enumerate(rows):
-        for c, column in enumerate(columns):
-            axis = axes[r][c]
-            axis.imshow(cells[r][c].permute(1, 2, 0).cpu(), interpolation=smooth, vmin=0, vmax=1)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-            if r == 0:
-                axis.set_title(_literal(column), fontsize=8)
-            if c == 0:
-                axis.set_ylabel(_literal(row), fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
-    figure.tight_layout(pad=0.4, w_pad=0.15, h_pad=0.15)
-    _save(figure, path)
+    figure = _figure(figsize=(1, 1), dpi=DPI)
+    beside = [figure.text(0, 0, _literal(row), fontsize=8, ha="right", va="center") for row in rows]
+    above = [figure.text(0, 0, _literal(column), fontsize=8, ha="center", va="bottom") for column in columns]
+    left, across, high, below = 0.0, inch + GAP / 4, inch + GAP / 4, 0.0
+    for row in _sizes(figure, beside):
+        left, high = max(left, row[0]), max(high, row[1] + GAP)
+    for column in _sizes(figure, above):
+        across, below = max(across, column[0] + GAP), max(below, column[1])
+    left, top = left + 2 * GAP, below + 2 * GAP
+    width, height = left + across * len(columns) + GAP, top + high * len(rows) + GAP
+    figure.set_size_inches(width, height)
+    for r, text in enumerate(beside):
+        text.set_position(((left - GAP) / width, 1 - (top + high * (r + 0.5)) / height))
+    for c, text in enumerate(above):
+        text.set_position(((left + across * (c + 0.5)) / width, 1 - (top - GAP / 2) / height))
+    sheet = _sheet(cells, pixels, round(pixels * across / inch), round(pixels * high / inch))
+    place = (left / width, GAP / height, across * len(columns) / width, high * len(rows) / height)
+    axis = figure.add_axes(place)
+    axis.imshow(sheet, aspect="auto", interpolation="antialiased" if pixels > inch * DPI else "nearest")
+    axis.set_axis_off()
+    _save(figure, path, min(DPI, MOST / max(width, height)))
+
+
+def _sheet(cells: Sequence[Sequence[Tensor]], pixels: int, across: int, high: int) -> Any:
+    """`[rows high, columns across, 3]` of 8 bits: each picture in the middle of its place, as large as the largest."""
+    sheet = torch.full((high * len(cells), across * len(cells[0]), 3), 255, dtype=torch.uint8)
+    for r, line in enumerate(cells):
+        for c, picture in enumerate(line):
+            scale = pixels / max(picture.shape[-2:])
+            if scale != 1:
+                picture = torch.nn.functional.interpolate(picture[None], scale_factor=scale, mode="nearest")[0]
+            h, w = picture.shape[-2:]
+            y, x = r * high + (high - h) // 2, c * across + (across - w) // 2
+            sheet[y : y + h, x : x + w] = picture.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu()
+    return sheet.numpy()
+
+
+def _sizes(figure, texts: Sequence[Any]) -> list[tuple[float, float]]:  # type: ignore[no-untyped-def]
+    """Width and height of texts in inches, in the fonts that draw them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    _dress(figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    with _quiet():
+        boxes = [text.get_window_extent(renderer) for text in texts]
+    return [(box.width / figure.dpi, box.height / figure.dpi) for box in boxes]
 
 
 class Series(NamedTuple):
@@ -252,5 +294,64 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
-    figure.savefig(path, dpi=DPI)
+def _save(figure, path: Path, dpi: float = DPI) -> None:  # type: ignore[no-untyped-def]
+    _dress(figure)
+    with _quiet():
+        figure.savefig(path, dpi=dpi)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a warning for each letter that no font has, which `_dress` says once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def _dress(figure) -> None:  # type: ignore[no-untyped-def]
+    """Gives each text of a figure fonts that have its letters; where there is none here, that is said."""
+    from matplotlib.text import Text
+
+    lacking: set[str] = set()
+    for text in figure.findobj(Text):
+        fonts, without = _fonts("".join(sorted(set(text.get_text()))))
+        lacking |= without
+        if len(fonts) > 1:
+            text.set_fontfamily(fonts)
+    if lacking:
+        letters = "".join(sorted(lacking)[:5])
+        warnings.warn(
+            f"no font here draws {letters!r}: the picture shows boxes; install one that does, as Noto Sans CJK or Noto "
+            "Emoji (packages fonts-noto-cjk, fonts-noto-extra), and remove matplotlib's font cache",
+            stacklevel=4,
+        )
+
+
+@lru_cache(maxsize=4096)
+def _fonts(letters: str) -> tuple[list[str], set[str]]:
+    """Families of fonts that together draw these letters, matplotlib's own first, and the letters that none has."""
+    from matplotlib.font_manager import fontManager
+
+    wanted, families = {letter for letter in letters if letter.isprintable()} - _letters_of(OWN), [OWN]
+    names = sorted({entry.name for entry in fontManager.ttflist}, key=lambda name: ("CJK" not in name, name))
+    for name in names if wanted else ():
+        if name != OWN and not name.startswith("Last Resort") and (has := wanted & _letters_of(name)):
+            families.append(name)
+            wanted -= has
+            if not wanted:
+                break
+    return families, wanted
+
+
+@lru_cache(maxsize=512)
+def _letters_of(family: str) -> frozenset[str]:
+    """The letters that matplotlib can draw of a family; none of a font of coloured bitmaps."""
+    from matplotlib.font_manager import fontManager
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font = FT2Font(next(entry.fname for entry in fontManager.ttflist if entry.name == family))
+        font.set_size(10, 72)
+        return frozenset(map(chr, font.get_charmap()))
+    except (OSError, RuntimeError, ValueError):
+        return frozenset()

@@ -73,7 +73,8 @@ def test_a_prompt_never_becomes_a_path(tmp_path, monkeypatch):
     assert cli.main(["generate", hostile, "/etc/x", *QUICK, "--method", "plain", "-o", "beams=1", "--out", "here"]) == 0
     files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("[!.]*") if p.is_file()}
     (unit,) = (tmp_path / "here/units").iterdir()
-    inside = {f"here/units/{unit.name}/{name}" for name in ("records.jsonl", "timing.json", "trace.safetensors")}
+    parts = ("records.jsonl", "sums.json", "timing.json", "trace.safetensors")
+    inside = {f"here/units/{unit.name}/{name}" for name in parts}
     own = {"here/images/000000-0000-0000.png", "here/images/000000-0001-0000.png"}
     assert files == inside | own | {f"here/{n}" for n in ("grid.png", "records.jsonl", "run.json", "timings.jsonl")}
     assert written("here")[0]["prompt"] == hostile

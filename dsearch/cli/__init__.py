@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import distributed, methods
+from .._text import prompts_of
 from ..core.budget import Budget
 from ..core.method import Method, Sized
 from ..core.plan import Bill, positive
 from ..experiments import build
 from ..experiments.experiment import Experiment, Model, Named, load
 from .arguments import parser
+from .terminal import Plain, plain_output
 
 if TYPE_CHECKING:
     from ..experiments.folder import Run
@@ -47,18 +49,25 @@ REFUSED, BUG, INTERRUPTED = 2, 70, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status: 0, or another one with one line on standard error."""
     args = parser(COMMANDS).parse_args(argv)
-    try:
-        args.run(args)
-    except KeyboardInterrupt:
-        print("dsearch: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        if args.debug:
-            raise
-        said, status = _refusal(error)
-        print(f"dsearch: {said}", file=sys.stderr)
-        return status
+    with plain_output():
+        try:
+            args.run(args)
+        except KeyboardInterrupt:
+            _told("interrupted")
+            return INTERRUPTED
+        except Exception as error:
+            if args.debug:
+                raise
+            said, status = _refusal(error)
+            _told(said)
+            return status
     return 0
+
+
+def _told(line: str) -> None:
+    error = Plain(sys.stderr)
+    print(f"dsearch: {line}", file=error)
+    error.flush()
 
 
 def _refusal(error: Exception) -> tuple[str, int]:
@@ -333,10 +342,7 @@ def _ran(experiment: Experiment, out: Path, shard: tuple[int, int] = (1, 1)) -> 
 def _lines(file: Path) -> list[str]:
     if not file.is_file():
         raise UsageError(f"no prompts at {file}; give a text file with one prompt a line")
-    found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not found:
-        raise UsageError(f"{file} holds no prompt; give one a line")
-    return found
+    return prompts_of(file)
 
 
 def _budget(args: argparse.Namespace) -> dict[str, Any]:

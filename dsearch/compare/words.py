@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .._text import cell, printable
 from ..core.plan import Bill
 from ..experiments.experiment import described
 from .anchors import Anchor
@@ -62,8 +63,8 @@ def flat(rows: Sequence[Row]) -> str:
     lines = [_numbered(row) for row in rows]
     into = io.StringIO()
     writer = csv.DictWriter(into, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer.writerow({name: cell(name) for name in writer.fieldnames})
+    writer.writerows({name: cell(value) for name, value in line.items()} for line in lines)
     return into.getvalue()
 
 
@@ -111,6 +112,7 @@ def count(number: float) -> str:
 
 def safe(text: str) -> str:
     """A name as a Markdown table may hold it."""
+    text = printable(text)
     for mark in ("\\", "|", "`", "*", "_", "["):
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.replace("<", "&lt;").split())

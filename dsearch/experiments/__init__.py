@@ -1,5 +1,6 @@
 """Experiments as plain data: what is asked (`experiment`), the objects it names (`build`), and runs of it on disk."""
 
+from .._text import prompts_of
 from .experiment import Experiment, ExperimentError, Model, Named, Unit, from_data, load, parse
 from .folder import Run
 from .runs import merge, run
@@ -15,5 +16,6 @@ __all__ = [
     "load",
     "merge",
     "parse",
+    "prompts_of",
     "run",
 ]

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from .. import studies
 from .._optional import optional
+from .._text import prompts_of, read_text
 from ..core.plan import Bill
 
 __all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "described", "from_data", "load", "parse"]
@@ -266,7 +267,11 @@ def load(file: str | Path, **changes: Any) -> Experiment:
         OSError: where the file cannot be read.
     """
     found = studies.path(str(file)) if str(file) in studies.NAMES and not Path(file).exists() else Path(file)
-    return parse(found.read_text(encoding="utf-8"), str(file), found.parent, changes)
+    try:
+        text = read_text(found)
+    except ValueError as error:
+        raise ExperimentError(str(error)) from error
+    return parse(text, str(file), found.parent, changes)
 
 
 def parse(
@@ -415,8 +420,10 @@ class _Reader:
         file = self.mapping(("prompts",), given, ("file",), ("file",))["file"]
         if self.folder is None or not isinstance(file, str) or not (self.folder / file).is_file():
             self.refuse(("prompts", "file"), f"no file {file!r} beside the experiment; one prompt a line")
-        lines = (self.folder / file).read_text(encoding="utf-8").splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
+        try:
+            return tuple(prompts_of(self.folder / file))
+        except ValueError as error:
+            self.refuse(("prompts", "file"), str(error))
 
     def sweep(self, path: Path_, given: Any) -> Mapping[str, tuple[Any, ...]]:
         sweep = self.mapping(path, given, AXES)

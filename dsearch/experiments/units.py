@@ -15,13 +15,16 @@ from .._optional import optional
 from ..core.plan import Bill
 from .experiment import ExperimentError, Unit
 
-__all__ = ["IMAGE", "PARTS", "SUMS", "UNIT", "check", "damage", "plain", "sums", "words"]
+__all__ = ["IMAGE", "PARTS", "SUMS", "THUMBNAILS", "UNIT", "check", "damage", "plain", "sums", "words"]
 
-RECORDS, TIMING, TRACE = PARTS = ("records.jsonl", "timing.json", "trace.safetensors")
+PARTS = ("records.jsonl", "timing.json", "trace.safetensors")
 """The files that every unit has."""
 
-THUMBNAILS, SUMS = "thumbnails.safetensors", "sums.json"
-"""Those that one may have: pictures of all candidates; bytes and SHA-256 of its files and images, but of its timing."""
+THUMBNAILS = "thumbnails.safetensors"
+"""Pictures of all candidates, where a unit has them."""
+
+SUMS = "sums.json"
+"""Bytes and SHA-256 of a unit's files and images, all but its timing; units of versions 0.1 and 0.2 have none."""
 
 UNIT = re.compile(r"\d{6,}-[0-9a-f]{12}")
 IMAGE = re.compile(r"images/(\d{6,})-\d{4,}-\d{4,}\.png")
@@ -69,7 +72,7 @@ def damage(folder: Path, unit: Unit) -> str | None:
     """
     try:
         own = f"units/{unit.name}"
-        timing = json.loads(plain(folder, f"{own}/{TIMING}").read_text(encoding="utf-8").splitlines()[0])
+        timing = json.loads(plain(folder, f"{own}/timing.json").read_text(encoding="utf-8").splitlines()[0])
         records = read(folder, unit)
         check(unit, records, timing)
         images = {record["image"] for record in records if record["image"] is not None}
@@ -86,7 +89,7 @@ def damage(folder: Path, unit: Unit) -> str | None:
 
 def read(folder: Path, unit: Unit) -> list[dict[str, Any]]:
     """The records of a unit, one an image."""
-    lines = plain(folder, f"units/{unit.name}/{RECORDS}").read_text(encoding="utf-8").splitlines()
+    lines = plain(folder, f"units/{unit.name}/records.jsonl").read_text(encoding="utf-8").splitlines()
     return [words(json.loads(line)) for line in lines]
 
 
@@ -123,7 +126,7 @@ def _summed(folder: Path, own: str, images: set[str]) -> None:
     said = json.loads(plain(folder, f"{own}/{SUMS}").read_text(encoding="utf-8"))
     if not isinstance(said, dict):
         raise ValueError(f"{SUMS} holds no sums")
-    needed, may = {RECORDS, TRACE, *images}, {THUMBNAILS}
+    needed, may = {"records.jsonl", "trace.safetensors", *images}, {THUMBNAILS}
     if odd := sorted((needed - set(said)) | (set(said) - needed - may)):
         raise ValueError(f"{SUMS} and the records do not agree on {odd[0]!r}")
     if (folder / own / THUMBNAILS).exists() and THUMBNAILS not in said:
@@ -139,7 +142,7 @@ def _decoded(folder: Path, own: str, images: set[str]) -> None:
         from PIL import Image
         from safetensors.torch import load
 
-    load(plain(folder, f"{own}/{TRACE}").read_bytes())
+    load(plain(folder, f"{own}/trace.safetensors").read_bytes())
     for name in sorted(images):
         with Image.open(BytesIO(plain(folder, name).read_bytes()), formats=["PNG"]) as picture:
             picture.load()

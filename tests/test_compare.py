@@ -586,7 +586,7 @@ def truly(tmp_path_factory):
     out = tmp_path_factory.mktemp("true")
     model = Painted(toy.GaussianMixture([[-1.0, 0.0], [1.0, 1.0]], 0.7, num_steps=8, shift={"a": 0.5}))
     run = runs.run(experiment.parse(TRUE), out / "run", given={"toy": model, "red": red})
-    return run, told(run, out / "out", drawn=True, embed="green"), out
+    return run, told(run, out / "out", drawn=True, embed=COLOURS), out
 
 
 def test_a_true_run_is_told_in_full(truly):
@@ -667,7 +667,7 @@ def test_diversity_is_that_of_a_prompts_images_across_seeds(truly):
 
 def test_the_same_runs_give_the_same_files(truly):
     run, found, out = truly
-    told(run, out / "again", drawn=True, embed="green")
+    told(run, out / "again", drawn=True, embed=COLOURS)
     assert all((out / "again" / file.name).read_bytes() == file.read_bytes() for file in found.files)
     alone = told(run, out / "alone")
     assert alone.rows[0].diversity is None and any("No diversity: every CLIPScore" in note for note in alone.notes)

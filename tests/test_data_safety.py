@@ -250,7 +250,7 @@ def test_the_run_of_a_living_process_is_not_overwritten(copy):
 def test_an_overwriting_that_was_killed_is_taken_up_or_begun_anew(copy, tmp_path):
     before, other = files(copy.folder), small(seeds=(1,))
 
-    def until(images, prompts, left=[30]):  # noqa: B006
+    def until(images, prompts, left=[5]):  # noqa: B006
         left[0] -= len(images)
         if left[0] < 0:
             raise KeyboardInterrupt

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..experiments.files import write
 from ..experiments.folder import Run
@@ -70,7 +71,7 @@ def compare(
     out: Path,
     *,
     baseline: str | None = None,
-    embed: str | None = None,
+    embed: str | Any | None = None,
     anchors: bool = True,
     say: Callable[[str], object] = print,
 ) -> Comparison:
@@ -83,7 +84,8 @@ def compare(
         runs: of the same prompts.
         out: a folder, made where it is missing.
         baseline: the method to pair with; by default the first best_of_n, or else the first.
-        embed: the reward whose `image_embeddings` measure diversity; by default the first CLIPScore that never steers.
+        embed: the reward whose `image_embeddings` measure diversity, a CLIPScore by its name or an object; by default
+            the first CLIPScore that never steers. Nothing that a run names is imported or downloaded for it.
         anchors: whether published figures are shown where the setting is theirs.
         say: told the table and the files.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..experiments.experiment import ExperimentError, Named, near
+from ..experiments.typed import is_attribute
 from ..plots import from_png
 from .cells import Cell, Found
 from .intervals import Estimate, around, jackknife
@@ -19,12 +20,18 @@ from .metrics import Interval, diversity
 
 
 class Embedded:
-    """Embeds the pictures of cells, where a reward of the experiment can, or says why not."""
+    """Embeds the pictures of cells, where a reward of the experiment or a given one can, or says why not."""
 
-    def __init__(self, found: Found, name: str | None) -> None:
-        self.why, self.name = "", name
+    def __init__(self, found: Found, name: str | Any | None) -> None:
+        self.why = ""
+        self.name: str | None = name if name is None or isinstance(name, str) else type(name).__name__
         self._reward: Any = None
         self._known: dict[Path, Tensor] = {}
+        if self.name is not name:
+            if not hasattr(name, "image_embeddings"):
+                raise ExperimentError(f"embed: {name!r} has no image_embeddings; give a CLIPScore")
+            self._reward = name
+            return
         if name is not None and name not in found.rewards:
             raise ExperimentError(f"embed: no reward is called {name!r}{near(name, found.rewards)}")
         if name is None:
@@ -100,15 +107,18 @@ def _is_clip(named: Named) -> bool:
 
 
 def _is_elsewhere(named: Named) -> bool:
-    return ":" in named.kind or named.kind == "given"
+    return is_attribute(named.kind) or named.kind == "given"
 
 
 def _embedder(named: Named) -> Any:
+    """The reward, made of what is here: a run made elsewhere has no module imported, and nothing downloaded."""
     from ..experiments.build import default_device, reward, reward_class
 
     if named.kind == "given":
         raise ValueError("the run was given it as an object, which its folder does not hold")
-    kind = reward(named, default_device()) if _is_elsewhere(named) else reward_class(named.kind)
-    if not hasattr(kind, "image_embeddings"):
+    if _is_elsewhere(named):
+        raise ValueError(f"it is {named.kind}, and a comparison runs no code that a run names; name a CLIPScore")
+    if not hasattr(reward_class(named.kind), "image_embeddings"):
         raise ValueError("it has no image_embeddings; name a CLIPScore")
-    return kind if _is_elsewhere(named) else reward(named, default_device())
+    args = {name: value for name, value in named.args.items() if name != "download"}
+    return reward(Named(named.kind, args), default_device())

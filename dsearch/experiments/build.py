@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .. import methods
+from .. import adapters, methods
 from .._optional import optional
 from .._torchvision import mend
 from .._weights import refuse_bombs
+from ..adapters import StableDiffusion
 from ..adapters.loaded import from_pipeline
 from ..core import tuning, value
 from ..core.budget import Budget, Prices, measure
@@ -26,8 +29,15 @@ from ..core.chunks import Chunks
 from ..core.contract import Denoiser, Reward
 from ..core.method import Method
 from .experiment import Experiment, ExperimentError, Model, Named, Unit, from_data
+from .typed import bind, checked_device, is_attribute, refuse_bounds, refuse_types
 
 __all__ = ["Pilot", "Workshop", "default_device", "denoiser", "method", "reward"]
+
+LOADING = ("variant", "revision")
+"""Arguments of a model that are diffusers' `from_pretrained`'s."""
+
+COMPOSED = ("weighted", "constrained", "cached")
+"""Rewards made of rewards, beside the classes that are."""
 
 ALIASES = {"clip": "CLIPScore", "pickscore": "PickScore"}
 
@@ -68,33 +78,72 @@ def denoiser(model: Model) -> Denoiser:
         ValueError: for a device or a folder that is not there.
         TypeError: for a pipeline that no adapter takes, or an argument that its adapter does not have.
     """
-    if ":" in model.pipeline:
+    if is_attribute(model.pipeline):
         return _attribute(model.pipeline)(**model.args)
-    device = model.device or default_device()
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device}: this torch sees no GPU; use cpu")
-    boxed = model.pipeline == "box"
-    if model.pipeline.startswith((".", "/")) and not Path(model.pipeline).is_dir():
-        raise ValueError(f"no model folder {model.pipeline}; give a folder, a hub id or box")
+    check_model(model)
+    device, boxed = model.device or default_device(), model.pipeline == "box"
     dtype = getattr(torch, dtype_of(model))
     args = {**({"guidance_scale": 2.5} if boxed else {}), **model.args}
+    loading = {name: args.pop(name) for name in LOADING if name in args}
     with hush():
-        pipe = _pipeline(model, boxed, dtype).to(device)
+        pipe = _pipeline(model, boxed, dtype, loading).to(device)
         if model.preview is not None:
             args["preview"] = _preview(model, boxed, dtype, device)
     return from_pipeline(pipe, num_inference_steps=model.num_steps, **args)
 
 
-def _pipeline(model: Model, boxed: bool, dtype: torch.dtype) -> Any:
+def check_model(model: Model) -> None:
+    """Refuses what of a model's words can be known to fail before it is loaded.
+
+    Raises:
+        ValueError: naming the word, its value and what would do.
+    """
+    if is_attribute(model.pipeline):
+        return
+    checked_device(model.device or default_device())
+    folder = _folder(model)
+    if folder is None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model.pipeline):
+        raise ValueError(f"no model folder {model.pipeline}; give a folder, a hub id or box")
+    adapter = _adapter(folder)
+    args = {name: value for name, value in model.args.items() if name not in LOADING}
+    for name in set(LOADING) & set(model.args):
+        if not isinstance(model.args[name], str):
+            raise ValueError(f"{name}={model.args[name]!r} is not a text")
+    if adapter is not None:
+        bind(adapter, args, adapter.__name__, None)
+    else:
+        refuse_types(StableDiffusion, args)
+    refuse_bounds(args)
+
+
+def _folder(model: Model) -> Path | None:
+    """The folder of a model, where it is one; None for a hub id."""
+    from ..box import pipeline_path
+
+    if model.pipeline == "box":
+        return Path(pipeline_path())
+    path = Path(model.pipeline).expanduser()
+    return path if path.is_dir() else None
+
+
+def _adapter(folder: Path | None) -> Any:
+    """The adapter of the pipeline in a folder; None where it cannot be known, or takes what the pipeline takes."""
+    try:
+        name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"] if folder else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    named = (getattr(adapters, one) for one in dir(adapters))
+    return next((one for one in named if name in getattr(one, "pipelines", ())), None)
+
+
+def _pipeline(model: Model, boxed: bool, dtype: torch.dtype, loading: Mapping[str, Any]) -> Any:
     with optional():
         from diffusers import DiffusionPipeline
 
-    from ..box import pipeline_path
-
-    folder = pipeline_path() if boxed else model.pipeline
+    folder = _folder(model) or model.pipeline
     refuse_bombs(str(folder))
     kept = {"safety_checker": None, "requires_safety_checker": False}
-    return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **kept)
+    return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **kept, **loading)
 
 
 def dtype_of(model: Model) -> str:
@@ -113,17 +162,19 @@ def reward(named: Named, device: str | None = None) -> Reward:
         ValueError: for a name or an argument that is not known.
     """
     args = dict(named.args)
-    if ":" in named.kind:
+    if is_attribute(named.kind):
         found = _attribute(named.kind)
         return found(**args) if args else found
     made = reward_class(named.kind)
+    if parts := _parts(made, args):
+        return _composed(made, args, {name: [reward(one, device) for one in held] for name, held in parts.items()})
     if made.__name__ == "CLIPScore" and args.get("path") in ("guide", "judge"):
         from ..box import clip_path
 
         args["path"] = clip_path(args["path"])
     if device is not None and "device" in inspect.signature(made).parameters:
         args.setdefault("device", device)
-    _bind(made, args, named.kind)
+    bind(made, args, named.kind)
     with hush():
         return made(**args)
 
@@ -132,13 +183,88 @@ def reward_class(kind: str) -> Any:
     """The class of that name, whatever its case."""
     from .. import rewards
 
-    known = {name.lower(): name for name in dir(rewards) if inspect.isclass(getattr(rewards, name))}
+    known = {name.lower(): name for name in dir(rewards) if _is_reward(getattr(rewards, name), rewards.__name__)}
+    known |= {name: name for name in COMPOSED}
     name = ALIASES.get(kind.lower()) or known.get(kind.lower())
     if name is None:
-        near = get_close_matches(kind.lower(), known, 1)
+        near = get_close_matches(kind.lower(), [*ALIASES, *known], 1)
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(sorted({*known, 'clip'}))}"
         raise ValueError(f"reward {kind!r} is not known; {hint} or module:attribute")
     return getattr(rewards, name)
+
+
+def _is_reward(found: Any, package: str) -> bool:
+    return inspect.isclass(found) and found.__module__.startswith(package) and not issubclass(found, Exception)
+
+
+def _parts(made: Any, args: Mapping[str, Any]) -> dict[str, list[Named]]:
+    """The rewards that a reward is made of, by argument.
+
+    Raises:
+        ValueError: for what names no reward.
+    """
+    found: dict[str, list[Named]] = {}
+    for name in ("reward", "rewards", "at_least"):
+        if name in inspect.signature(made).parameters and name in args:
+            held = args[name]
+            if name == "at_least":
+                pairs = list(held.items()) if isinstance(held, Mapping) else held
+                if not isinstance(pairs, list) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+                    raise ValueError(f"at_least={held!r} is not {{reward: bound}}, nor a list of [reward, bound]")
+                held = [one for one, _ in pairs]
+            many = [held] if name == "reward" else held
+            if not isinstance(many, list | tuple):
+                raise ValueError(f"{name}={held!r} is not a list of rewards")
+            found[name] = [_named(one) for one in many]
+    return found
+
+
+def _named(given: Any) -> Named:
+    """A reward within a reward: its kind, or a mapping with its arguments."""
+    if isinstance(given, str):
+        return Named(given)
+    if isinstance(given, Mapping) and isinstance(given.get("kind"), str):
+        return Named(given["kind"], {name: value for name, value in given.items() if name != "kind"})
+    raise ValueError(f"{given!r} names no reward; give its name, or a mapping with `kind: NAME`")
+
+
+def _composed(made: Any, args: Mapping[str, Any], parts: Mapping[str, list[Any]]) -> Any:
+    """A reward of rewards, these made already."""
+    own = dict(args)
+    positional = parts.get("rewards", ())
+    own.pop("rewards", None)
+    if "reward" in parts:
+        own["reward"] = parts["reward"][0]
+    if "at_least" in parts:
+        held = args["at_least"]
+        bounds = held.values() if isinstance(held, Mapping) else [bound for _, bound in held]
+        own["at_least"] = list(zip(parts["at_least"], bounds, strict=True))
+    return made(*positional, **own)
+
+
+def check_reward(named: Named) -> None:
+    """Refuses what of a reward's words can be known to fail before it is made.
+
+    Raises:
+        ValueError: naming the word, its value and what would do.
+    """
+    if is_attribute(named.kind):
+        _attribute(named.kind)
+        return
+    made, args = reward_class(named.kind), dict(named.args)
+    parts = _parts(made, args)
+    for one in (one for held in parts.values() for one in held):
+        check_reward(one)
+    args.update({"reward": parts["reward"][0]} if "reward" in parts else {})
+    if "at_least" in parts:
+        args["at_least"] = parts["at_least"]
+    if "rewards" in parts:
+        del args["rewards"]
+    bind(made, args, named.kind, *parts.get("rewards", ()))
+    if parts:  # what is made of rewards loads nothing itself, and knows its own bounds
+        _composed(made, named.args, {name: [unasked] * len(held) for name, held in parts.items()})
+    if isinstance(args.get("device"), str):
+        checked_device(args["device"])
 
 
 def method(named: Named, of: Reward, pilot: Pilot = UNKNOWN) -> Method:
@@ -150,7 +276,7 @@ def method(named: Named, of: Reward, pilot: Pilot = UNKNOWN) -> Method:
     Raises:
         ValueError: for a method, an argument or a size that cannot be.
     """
-    if ":" in named.kind:
+    if is_attribute(named.kind):
         make = _attribute(named.kind)
     elif named.kind in methods.__all__:
         make = getattr(methods, named.kind)
@@ -159,7 +285,7 @@ def method(named: Named, of: Reward, pilot: Pilot = UNKNOWN) -> Method:
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(sorted(methods.__all__))}"
         raise ValueError(f"method {named.kind!r} is not known; {hint} or module:attribute")
     args = {name: _argument(name, given, pilot) for name, given in named.args.items()}
-    _bind(make, args, named.kind, of)
+    bind(make, args, named.kind, of)
     return make(of, **args)
 
 
@@ -191,6 +317,8 @@ class Workshop:
         for name, model in experiment.models.items():
             if model.pipeline == "given":
                 self._at(("models", name), partial(self._is_given, name))
+            else:
+                self._at(("models", name), partial(check_model, model))
             steps = self.given[name].num_steps if model.pipeline == "given" else model.num_steps
             if steps is None:
                 continue
@@ -251,10 +379,8 @@ class Workshop:
     def _known(self, name: str, named: Named) -> None:
         if named.kind == "given":
             self._is_given(name)
-        elif ":" in named.kind:
-            _attribute(named.kind)
         else:
-            _bind(reward_class(named.kind), named.args, named.kind)
+            check_reward(named)
 
     def _is_given(self, name: str) -> None:
         if name not in self.given:
@@ -297,7 +423,7 @@ def _value(given: Any) -> Any:
         )
     if name == "posterior_mean":
         return value.posterior_mean
-    _bind(value.lookahead, args, "lookahead")
+    bind(value.lookahead, args, "lookahead")
     return value.lookahead(**args)
 
 
@@ -312,19 +438,6 @@ def _attribute(name: str) -> Any:
         raise ValueError(f"{name}: {error}") from error
     except Exception as error:  # a module of the user's own
         raise ValueError(f"{name}: {module} raised {type(error).__name__}: {error}") from error
-
-
-def _bind(make: Callable[..., Any], args: Mapping[str, Any], name: str, *positional: Any) -> None:
-    """Refuses arguments that it does not have, and says which it has."""
-    signature = inspect.signature(make)
-    known = list(signature.parameters)[len(positional) :]
-    unknown = [key for key in args if key not in known]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
-        raise ValueError(f"{name} has no argument {unknown[0]!r}; it has {', '.join(known) or 'none'}")
-    try:
-        signature.bind(*positional, **args)
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}") from error
 
 
 def _preview(model: Model, boxed: bool, dtype: torch.dtype, device: str) -> Any:

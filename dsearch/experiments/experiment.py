@@ -16,13 +16,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from .. import studies
-from .._optional import optional
 from .._text import prompts_of, read_text
 from ..core.plan import Bill
+from . import document
+from .typed import LARGEST, is_attribute, refuse_odd_numbers
 
 __all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "described", "from_data", "load", "parse"]
 
 Path_ = tuple[Any, ...]
+
+SEEDS, THUMBNAIL = 10_000, 4096
+"""The most seeds that a number stands for, and pixels of a thumbnail."""
 
 AXES = ("models", "objectives", "methods", "budgets", "seeds")
 """What an experiment, or each of its sweeps, crosses with one another and with the prompts."""
@@ -77,7 +81,7 @@ class Model:
     @property
     def num_steps(self) -> int | None:
         """Denoising steps, where they are known before the model is made."""
-        if ":" in self.pipeline:
+        if is_attribute(self.pipeline):
             return None
         return self.steps or (20 if self.pipeline == "box" else 50)
 
@@ -171,8 +175,10 @@ class Experiment:
             for i, reward in enumerate(getattr(self, name)):
                 if reward not in self.rewards:
                     self.refuse((name, i), f"{name}: no reward is called {reward!r}{near(reward, self.rewards)}")
-        if len(set(self.seeds)) != len(self.seeds):
-            self.refuse(("seeds",), f"seeds: {list(self.seeds)} holds one twice; it would be run twice")
+        for name in ("objectives", "held_out", "budgets", "seeds"):
+            if (at := _twice(getattr(self, name))) is not None:
+                said = _short(getattr(self, name)[at])
+                self.refuse((name, at), f"{name}.{at}: {said} stands twice; it would be run twice")
 
     def _cross(self) -> None:
         """Fills the sweeps up from the experiment, and the experiment's own axes from the sweeps."""
@@ -288,20 +294,13 @@ def parse(
     Raises:
         ExperimentError: pointing at the line.
     """
-    with optional():
-        import yaml
-
     changes = changes or {}
     changed = {(field_,) for field_ in changes}  # as paths: they stand on no line
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = {} if root is None else {path: n for path, n in _lines(root, ()) if path[:1] not in changed}
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f"{name}:{mark.line + 1}: " if mark else f"{name}: "
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ExperimentError(f"{at}{problem}") from error
+        data, lines = document.read(text)
+    except document.DocumentError as error:
+        raise ExperimentError(f"{name}:{error.line}: {error}" if error.line else f"{name}: {error}") from error
+    lines = {path: line for path, line in lines.items() if path[:1] not in changed}
 
     def where(path: Path_) -> str:
         if path[:1] in changed:
@@ -322,29 +321,6 @@ def from_data(data: Any, name: str = "experiment") -> Experiment:
     return _Reader(lambda path: f"{name}: ", None).experiment(data)
 
 
-def _lines(node: Any, path: Path_) -> Iterator[tuple[Path_, int]]:
-    """The line of every part of a YAML document, from 1; a key that stands twice is refused."""
-    with optional():
-        import yaml
-
-    yield path, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.MarkedYAMLError(
-                    problem=f"the name {key.value} is not a string; put it in quotes", problem_mark=key.start_mark
-                )
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-            yield from _lines(value, (*path, key.value))
-            yield (*path, key.value), key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            yield from _lines(value, (*path, i))
-
-
 class _Reader:
     """Data as YAML gives it -> an Experiment, or an error that names the place."""
 
@@ -354,6 +330,7 @@ class _Reader:
     def experiment(self, data: Any) -> Experiment:
         known = [f.name for f in dataclasses.fields(Experiment) if f.name != "where"]
         data = self.mapping((), data, known, ("prompts", "rewards", "methods"))
+        self.odd_numbers((), data)
         named = {
             name: {key: self.named((name, key), value) for key, value in self.mapping((name,), data.pop(name)).items()}
             for name in ("rewards", "methods")
@@ -376,7 +353,7 @@ class _Reader:
         if data.get("batch") is not None:
             self.whole(("batch",), data["batch"], 1)
         if "thumbnails" in data:
-            self.whole(("thumbnails",), data["thumbnails"], 0)
+            self.whole(("thumbnails",), data["thumbnails"], 0, THUMBNAIL)
         if "chunks" in data:
             chunks = self.mapping(("chunks",), data["chunks"], ("network", "decoder", "reward"))
             for name, size in chunks.items():
@@ -396,7 +373,7 @@ class _Reader:
         given = self.mapping(path, given)
         own = {name: given.pop(name) for name in fields if name in given}
         for name in ("pipeline", "dtype", "device", "preview"):
-            if own.get(name) is not None and not isinstance(own[name], str):
+            if (name == "pipeline" or own.get(name) is not None) and not isinstance(own.get(name, "box"), str):
                 self.refuse((*path, name), f"{own[name]!r} is not a string")
         if own.get("steps") is not None:
             self.whole((*path, "steps"), own["steps"], 1)
@@ -431,7 +408,17 @@ class _Reader:
         return named | self.numbers(path, sweep)
 
     def names(self, path: Path_, given: Any) -> tuple[str, ...]:
-        return (given,) if isinstance(given, str) else tuple(self.sequence(path, given))
+        found = [given] if isinstance(given, str) else self.sequence(path, given)
+        for i, name in enumerate(found):
+            if not isinstance(name, str):
+                self.refuse((*path, i), f"{_short(name)} is not a name; put it in quotes")
+        return tuple(self.once(path, found))
+
+    def once(self, path: Path_, given: Sequence[Any]) -> Sequence[Any]:
+        """Refuses a list that holds something twice, which would be run twice."""
+        if (at := _twice(given)) is not None:
+            self.refuse((*path, at), f"{_short(given[at])} stands twice; it would be run twice")
+        return given
 
     def numbers(self, path: Path_, given: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         """The budgets and seeds of an experiment, or of a sweep, as far as it has them."""
@@ -440,13 +427,15 @@ class _Reader:
             found["seeds"] = self.seeds((*path, "seeds"), given["seeds"])
         if "budgets" in given:
             budgets = enumerate(self.sequence((*path, "budgets"), given["budgets"]))
-            found["budgets"] = tuple(self.budget((*path, "budgets", i), budget) for i, budget in budgets)
+            limits = [self.budget((*path, "budgets", i), budget) for i, budget in budgets]
+            found["budgets"] = tuple(self.once((*path, "budgets"), limits))
         return found
 
     def seeds(self, path: Path_, given: Any) -> tuple[int, ...]:
         if isinstance(given, int) and not isinstance(given, bool):
-            return tuple(range(self.whole(path, given, 1)))
-        return tuple(self.whole((*path, i), s, 0) for i, s in enumerate(self.sequence(path, given)))
+            return tuple(range(self.whole(path, given, 1, SEEDS)))
+        seeds = [self.whole((*path, i), s, 0) for i, s in enumerate(self.sequence(path, given))]
+        return tuple(self.once(path, seeds))
 
     def budget(self, path: Path_, given: Any) -> Mapping[str, float]:
         budget = self.mapping(path, {} if given is None else given, (*Bill._fields, "seconds"))
@@ -478,10 +467,24 @@ class _Reader:
             self.refuse(path, f"{_short(given)} is not a list")
         return list(given)
 
-    def whole(self, path: Path_, given: Any, at_least: int) -> int:
-        if isinstance(given, bool) or not isinstance(given, int) or given < at_least:
-            self.refuse(path, f"{_short(given)} is not a whole number of at least {at_least}")
+    def whole(self, path: Path_, given: Any, at_least: int, at_most: int = LARGEST) -> int:
+        if isinstance(given, bool) or not isinstance(given, int) or not at_least <= given <= at_most:
+            limit = f" and at most {at_most:,}" if at_most < LARGEST else ""
+            self.refuse(path, f"{_short(given)} is not a whole number of at least {at_least}{limit}")
         return given
+
+    def odd_numbers(self, path: Path_, given: Any) -> None:
+        """Refuses nan, infinity, numbers too large to be meant, and what JSON cannot say: dates, bytes, sets."""
+        if isinstance(given, Mapping | list | tuple):
+            for key, one in given.items() if isinstance(given, Mapping) else enumerate(given):
+                self.odd_numbers((*path, key), one)
+        elif not (given is None or isinstance(given, bool | int | float | str | Path)):
+            self.refuse(path, f"{_short(given)} is no plain data; put it in quotes")
+        else:
+            try:
+                refuse_odd_numbers(given)
+            except ValueError as error:
+                self.refuse(path, str(error))
 
     def number(self, path: Path_, given: Any, zero: bool = False) -> None:
         known = isinstance(given, int | float) and not isinstance(given, bool)
@@ -509,8 +512,19 @@ def near(word: Any, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
+def _twice(given: Sequence[Any]) -> int | None:
+    """Where a thing stands that stands before already."""
+    seen: set[Any] = set()
+    for i, one in enumerate(given):
+        key = tuple(sorted(one.items())) if isinstance(one, Mapping) else one
+        if key in seen:
+            return i
+        seen.add(key)
+    return None
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = f"a whole number of {value.bit_length()} bits" if type(value) is int and value > 10**40 else repr(value)
     return text if len(text) <= 40 else text[:39] + "…"
 
 

@@ -34,9 +34,9 @@ from PIL import Image
 from dsearch.core.contract import Step
 from dsearch.core.result import Lineage
 from dsearch.experiments import written
-from dsearch.experiments.experiment import parse
 from dsearch.experiments.files import dumps, write
 from dsearch.experiments.folder import Run
+from dsearch.experiments.reader import parse
 from dsearch.report import LIMIT, report
 
 BEGIN, END = "<!-- report page: begin -->", "<!-- report page: end -->"

@@ -25,7 +25,7 @@ from dsearch.compare.cells import Found
 from dsearch.compare.drawing import draw, front
 from dsearch.compare.metrics import diversity, interval
 from dsearch.compare.ranks import descent
-from dsearch.experiments import experiment, runs
+from dsearch.experiments import reader, runs
 from dsearch.experiments.experiment import ExperimentError, Model, Named
 from dsearch.experiments.files import dumps
 from dsearch.experiments.folder import Run, Trace
@@ -58,7 +58,7 @@ def score(unit, position):
 
 def made(folder, plan=PLAN, score=score, images=1, spend=None, seconds=None, skip=(), order=1):
     """A run's folder as if it had been run, with rewards of our own; ranks below the first are worse by 1 each."""
-    whole = experiment.parse(plan)
+    whole = reader.parse(plan)
     folder.mkdir()
     (folder / "run.json").write_text(dumps({"experiment": whole.as_dict()}))
     run = Run.open(folder)
@@ -585,7 +585,7 @@ def red(images, prompts):
 def truly(tmp_path_factory):
     out = tmp_path_factory.mktemp("true")
     model = Painted(toy.GaussianMixture([[-1.0, 0.0], [1.0, 1.0]], 0.7, num_steps=8, shift={"a": 0.5}))
-    run = runs.run(experiment.parse(TRUE), out / "run", given={"toy": model, "red": red})
+    run = runs.run(reader.parse(TRUE), out / "run", given={"toy": model, "red": red})
     return run, told(run, out / "out", drawn=True, embed=COLOURS), out
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from dsearch import methods
 from dsearch.core.value import Lookahead
 from dsearch.experiments.build import Workshop, denoiser, method, reward, unasked
-from dsearch.experiments.experiment import Experiment, ExperimentError, Model, Named, from_data, load, parse
+from dsearch.experiments.experiment import Experiment, ExperimentError, Model, Named
+from dsearch.experiments.reader import from_data, load, parse
 
 WHOLE = """\
 prompts: [cat, "yes", '1']

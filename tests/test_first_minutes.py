@@ -558,12 +558,12 @@ told("diffusers", lambda: dsearch.rewards.CLIPScore())
 told("diffusers", lambda: dsearch.adapters.StableDiffusion(object()))
 from dsearch import plots
 from dsearch.compare.metrics import interval
-from dsearch.experiments import build, experiment
+from dsearch.experiments import build, experiment, reader
 
 told("runs", lambda: plots.to_pil(torch.zeros(1, 3, 8, 8)))
 told("runs", lambda: plots.plan_picture({"a": result.plan}, "a.png"))
 told("runs", lambda: interval(torch.tensor([1.0, 2.0])))
-told("runs", lambda: experiment.parse("prompts: [a]"))
+told("runs", lambda: reader.parse("prompts: [a]"))
 told("diffusers", lambda: build.denoiser(experiment.Model("box", device="cpu")))
 assert not set(BLOCKED) & {name.split(".")[0] for name in sys.modules}
 print("all is said")

@@ -20,8 +20,9 @@ from dsearch.compare import compare
 from dsearch.experiments import runs
 from dsearch.experiments.build import Workshop, check_model, reward
 from dsearch.experiments.document import DocumentError, read
-from dsearch.experiments.experiment import Experiment, ExperimentError, Model, Named, from_data, parse
+from dsearch.experiments.experiment import Experiment, ExperimentError, Model, Named
 from dsearch.experiments.folder import Run
+from dsearch.experiments.reader import from_data, parse
 from dsearch.experiments.typed import bind, checked_device, is_attribute
 from dsearch.report import report
 

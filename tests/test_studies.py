@@ -12,8 +12,9 @@ from dsearch import Budget, cli, methods, studies
 from dsearch.adapters import toy
 from dsearch.compare import compare
 from dsearch.experiments import build, runs
-from dsearch.experiments.experiment import ExperimentError, Named, load
+from dsearch.experiments.experiment import ExperimentError, Named
 from dsearch.experiments.folder import Run
+from dsearch.experiments.reader import load
 
 QUICK = ["--seeds", "2", "--steps", "4", "--device", "cpu"]
 

@@ -21,7 +21,8 @@ from ..core.budget import Budget
 from ..core.method import Method, Sized
 from ..core.plan import Bill, positive
 from ..experiments import build
-from ..experiments.experiment import Experiment, Model, Named, load
+from ..experiments.experiment import Experiment, Model, Named
+from ..experiments.reader import load
 from .arguments import parser
 from .terminal import Plain, plain_output
 

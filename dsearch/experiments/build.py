@@ -28,7 +28,8 @@ from ..core.budget import Budget, Prices, measure
 from ..core.chunks import Chunks
 from ..core.contract import Denoiser, Reward
 from ..core.method import Method
-from .experiment import Experiment, ExperimentError, Model, Named, Unit, from_data
+from .experiment import Experiment, ExperimentError, Model, Named, Unit
+from .reader import from_data
 from .typed import bind, checked_device, is_attribute, refuse_bounds, refuse_types
 
 __all__ = ["Pilot", "Workshop", "default_device", "denoiser", "method", "reward"]

@@ -1,6 +1,7 @@
-"""What an experiment is: models, prompts, rewards, methods, budgets and seeds, as plain data, read from YAML or Python.
+"""What an experiment is: models, prompts, rewards, methods, budgets and seeds, as plain data.
 
-Nothing here loads a model or imports one; `build` makes objects of these words, `runs` runs them.
+Nothing here loads a model or imports one: `reader` reads it from YAML, `build` makes objects of these words, and `runs`
+runs them.
 """
 
 from __future__ import annotations
@@ -15,18 +16,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from .. import studies
-from .._text import prompts_of, read_text
-from ..core.plan import Bill
-from . import document
-from .typed import LARGEST, is_attribute, refuse_odd_numbers
+from .typed import is_attribute
 
-__all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "described", "from_data", "load", "parse"]
+__all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "described"]
 
 Path_ = tuple[Any, ...]
 
-SEEDS, THUMBNAIL = 10_000, 4096
-"""The most seeds that a number stands for, and pixels of a thumbnail."""
+SEEDS = 10_000
+"""The most seeds that a number stands for."""
 
 AXES = ("models", "objectives", "methods", "budgets", "seeds")
 """What an experiment, or each of its sweeps, crosses with one another and with the prompts."""
@@ -176,8 +173,8 @@ class Experiment:
                 if reward not in self.rewards:
                     self.refuse((name, i), f"{name}: no reward is called {reward!r}{near(reward, self.rewards)}")
         for name in ("objectives", "held_out", "budgets", "seeds"):
-            if (at := _twice(getattr(self, name))) is not None:
-                said = _short(getattr(self, name)[at])
+            if (at := twice(getattr(self, name))) is not None:
+                said = short(getattr(self, name)[at])
                 self.refuse((name, at), f"{name}.{at}: {said} stands twice; it would be run twice")
 
     def _cross(self) -> None:
@@ -261,241 +258,6 @@ class Experiment:
         return sorted(cells, key=lambda cell: list(self.models).index(cell[0]))
 
 
-def load(file: str | Path, **changes: Any) -> Experiment:
-    """The experiment of a YAML file; prompts that it names as `{file: NAME}` are read beside it.
-
-    Args:
-        file: its path, or the name of one of `dsearch.studies`.
-        changes: fields, as YAML has them, in place of the file's.
-
-    Raises:
-        ExperimentError: pointing at the line.
-        OSError: where the file cannot be read.
-    """
-    found = studies.path(str(file)) if str(file) in studies.NAMES and not Path(file).exists() else Path(file)
-    try:
-        text = read_text(found)
-    except ValueError as error:
-        raise ExperimentError(str(error)) from error
-    return parse(text, str(file), found.parent, changes)
-
-
-def parse(
-    text: str, name: str = "experiment", folder: Path | None = None, changes: Mapping[str, Any] | None = None
-) -> Experiment:
-    """The experiment that a YAML text describes.
-
-    Args:
-        text: the YAML.
-        name: what errors call it.
-        folder: where files of prompts are looked for; None refuses them.
-        changes: fields, as YAML has them, in place of the text's.
-
-    Raises:
-        ExperimentError: pointing at the line.
-    """
-    changes = changes or {}
-    changed = {(field_,) for field_ in changes}  # as paths: they stand on no line
-    try:
-        data, lines = document.read(text)
-    except document.DocumentError as error:
-        raise ExperimentError(f"{name}:{error.line}: {error}" if error.line else f"{name}: {error}") from error
-    lines = {path: line for path, line in lines.items() if path[:1] not in changed}
-
-    def where(path: Path_) -> str:
-        if path[:1] in changed:
-            return f"{name}: "
-        while path and path not in lines:
-            path = path[:-1]
-        return f"{name}:{lines[path]}: " if path in lines else f"{name}: "
-
-    return _Reader(where, folder).experiment({**data, **changes} if isinstance(data, Mapping) else data)
-
-
-def from_data(data: Any, name: str = "experiment") -> Experiment:
-    """The experiment of mappings and lists, as YAML or JSON has them; the inverse of `Experiment.as_dict`.
-
-    Raises:
-        ExperimentError: naming the place.
-    """
-    return _Reader(lambda path: f"{name}: ", None).experiment(data)
-
-
-class _Reader:
-    """Data as YAML gives it -> an Experiment, or an error that names the place."""
-
-    def __init__(self, where: Callable[[Path_], str], folder: Path | None) -> None:
-        self.where, self.folder = where, folder
-
-    def experiment(self, data: Any) -> Experiment:
-        known = [f.name for f in dataclasses.fields(Experiment) if f.name != "where"]
-        data = self.mapping((), data, known, ("prompts", "rewards", "methods"))
-        self.odd_numbers((), data)
-        named = {
-            name: {key: self.named((name, key), value) for key, value in self.mapping((name,), data.pop(name)).items()}
-            for name in ("rewards", "methods")
-        }
-        if "models" in data:
-            models = self.mapping(("models",), data["models"])
-            data["models"] = {key: self.model(("models", key), value) for key, value in models.items()}
-        data["prompts"] = self.prompts(data["prompts"])
-        for name in ("objectives", "held_out"):
-            if name in data:
-                data[name] = self.names((name,), data[name])
-        data |= self.numbers((), data)
-        if "sweeps" in data:
-            sweeps = self.sequence(("sweeps",), data["sweeps"])
-            data["sweeps"] = tuple(self.sweep(("sweeps", i), sweep) for i, sweep in enumerate(sweeps))
-        if "pilot" in data:
-            data["pilot"] = self.mapping(("pilot",), data["pilot"], tuple(PILOT))
-            for name, least in (("samples", 3), ("prompts", 1), ("seed", 0)):
-                self.whole(("pilot", name), data["pilot"].get(name, least), least)
-        if data.get("batch") is not None:
-            self.whole(("batch",), data["batch"], 1)
-        if "thumbnails" in data:
-            self.whole(("thumbnails",), data["thumbnails"], 0, THUMBNAIL)
-        if "chunks" in data:
-            chunks = self.mapping(("chunks",), data["chunks"], ("network", "decoder", "reward"))
-            for name, size in chunks.items():
-                self.whole(("chunks", name), size, 1)
-        if data.get("prices") is not None:
-            units = ("model_call", "decode", "reward_call")
-            prices = self.mapping(("prices",), data["prices"], units, units)
-            for unit, price in prices.items():
-                self.number(("prices", unit), price, zero=True)
-        parts: dict[str, Any] = {**named, **data}
-        return Experiment(**parts, where=self.where)
-
-    def model(self, path: Path_, given: Any) -> Model:
-        if isinstance(given, str):
-            return Model(given)
-        fields = [f.name for f in dataclasses.fields(Model) if f.name != "args"]
-        given = self.mapping(path, given)
-        own = {name: given.pop(name) for name in fields if name in given}
-        for name in ("pipeline", "dtype", "device", "preview"):
-            if (name == "pipeline" or own.get(name) is not None) and not isinstance(own.get(name, "box"), str):
-                self.refuse((*path, name), f"{own[name]!r} is not a string")
-        if own.get("steps") is not None:
-            self.whole((*path, "steps"), own["steps"], 1)
-        dtypes = ("float32", "float16", "bfloat16")
-        if own.get("dtype") not in (None, *dtypes):
-            self.refuse((*path, "dtype"), f"{own['dtype']!r}: choose among {', '.join(dtypes)}")
-        return Model(**own, args=given)
-
-    def named(self, path: Path_, given: Any) -> Named:
-        if isinstance(given, str):
-            return Named(given)
-        given = self.mapping(path, given)
-        kind = given.pop("kind", None)
-        if not isinstance(kind, str):
-            self.refuse(path, "say what it is: a name, or a mapping with `kind: NAME`")
-        return Named(kind, given)
-
-    def prompts(self, given: Any) -> tuple[Any, ...]:
-        if not isinstance(given, Mapping):
-            return tuple(self.sequence(("prompts",), given))
-        file = self.mapping(("prompts",), given, ("file",), ("file",))["file"]
-        if self.folder is None or not isinstance(file, str) or not (self.folder / file).is_file():
-            self.refuse(("prompts", "file"), f"no file {file!r} beside the experiment; one prompt a line")
-        try:
-            return tuple(prompts_of(self.folder / file))
-        except ValueError as error:
-            self.refuse(("prompts", "file"), str(error))
-
-    def sweep(self, path: Path_, given: Any) -> Mapping[str, tuple[Any, ...]]:
-        sweep = self.mapping(path, given, AXES)
-        named = {axis: self.names((*path, axis), sweep[axis]) for axis in AXES[:3] if axis in sweep}
-        return named | self.numbers(path, sweep)
-
-    def names(self, path: Path_, given: Any) -> tuple[str, ...]:
-        found = [given] if isinstance(given, str) else self.sequence(path, given)
-        for i, name in enumerate(found):
-            if not isinstance(name, str):
-                self.refuse((*path, i), f"{_short(name)} is not a name; put it in quotes")
-        return tuple(self.once(path, found))
-
-    def once(self, path: Path_, given: Sequence[Any]) -> Sequence[Any]:
-        """Refuses a list that holds something twice, which would be run twice."""
-        if (at := _twice(given)) is not None:
-            self.refuse((*path, at), f"{_short(given[at])} stands twice; it would be run twice")
-        return given
-
-    def numbers(self, path: Path_, given: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-        """The budgets and seeds of an experiment, or of a sweep, as far as it has them."""
-        found: dict[str, tuple[Any, ...]] = {}
-        if "seeds" in given:
-            found["seeds"] = self.seeds((*path, "seeds"), given["seeds"])
-        if "budgets" in given:
-            budgets = enumerate(self.sequence((*path, "budgets"), given["budgets"]))
-            limits = [self.budget((*path, "budgets", i), budget) for i, budget in budgets]
-            found["budgets"] = tuple(self.once((*path, "budgets"), limits))
-        return found
-
-    def seeds(self, path: Path_, given: Any) -> tuple[int, ...]:
-        if isinstance(given, int) and not isinstance(given, bool):
-            return tuple(range(self.whole(path, given, 1, SEEDS)))
-        seeds = [self.whole((*path, i), s, 0) for i, s in enumerate(self.sequence(path, given))]
-        return tuple(self.once(path, seeds))
-
-    def budget(self, path: Path_, given: Any) -> Mapping[str, float]:
-        budget = self.mapping(path, {} if given is None else given, (*Bill._fields, "seconds"))
-        for unit, limit in budget.items():
-            if unit == "seconds":
-                self.number((*path, unit), limit)
-            else:
-                self.whole((*path, unit), limit, 1)
-        return budget
-
-    def mapping(
-        self, path: Path_, given: Any, known: Sequence[str] | None = None, needed: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        if not isinstance(given, Mapping):
-            what = f" of {', '.join(known)}" if known else " of names"
-            self.refuse(path, f"{_short(given)} is not a mapping{what}")
-        for key in given:
-            if not isinstance(key, str):
-                self.refuse((*path, key), f"the name {key!r} is not a string; put it in quotes")
-            if known is not None and key not in known:
-                self.refuse((*path, key), f"unknown{near(key, known)}")
-        for key in needed:
-            if key not in given:
-                self.refuse(path, f"{key} is missing")
-        return dict(given)
-
-    def sequence(self, path: Path_, given: Any) -> list[Any]:
-        if not isinstance(given, list | tuple):
-            self.refuse(path, f"{_short(given)} is not a list")
-        return list(given)
-
-    def whole(self, path: Path_, given: Any, at_least: int, at_most: int = LARGEST) -> int:
-        if isinstance(given, bool) or not isinstance(given, int) or not at_least <= given <= at_most:
-            limit = f" and at most {at_most:,}" if at_most < LARGEST else ""
-            self.refuse(path, f"{_short(given)} is not a whole number of at least {at_least}{limit}")
-        return given
-
-    def odd_numbers(self, path: Path_, given: Any) -> None:
-        """Refuses nan, infinity, numbers too large to be meant, and what JSON cannot say: dates, bytes, sets."""
-        if isinstance(given, Mapping | list | tuple):
-            for key, one in given.items() if isinstance(given, Mapping) else enumerate(given):
-                self.odd_numbers((*path, key), one)
-        elif not (given is None or isinstance(given, bool | int | float | str | Path)):
-            self.refuse(path, f"{_short(given)} is no plain data; put it in quotes")
-        else:
-            try:
-                refuse_odd_numbers(given)
-            except ValueError as error:
-                self.refuse(path, str(error))
-
-    def number(self, path: Path_, given: Any, zero: bool = False) -> None:
-        known = isinstance(given, int | float) and not isinstance(given, bool)
-        if not known or not (given > 0 or (zero and given == 0)):
-            self.refuse(path, f"{_short(given)} is not a number {'of at least' if zero else 'above'} 0")
-
-    def refuse(self, path: Path_, message: str) -> NoReturn:
-        place = ".".join(str(part) for part in path)
-        raise ExperimentError(f"{self.where(path)}{place}{': ' if place else ''}{message}")
-
-
 def described(limits: Mapping[str, float]) -> str:
     """A budget in words."""
     return ", ".join(f"{limit:,} {unit.replace('_', ' ')}" for unit, limit in limits.items()) or "as given"
@@ -512,7 +274,7 @@ def near(word: Any, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
-def _twice(given: Sequence[Any]) -> int | None:
+def twice(given: Sequence[Any]) -> int | None:
     """Where a thing stands that stands before already."""
     seen: set[Any] = set()
     for i, one in enumerate(given):
@@ -523,7 +285,7 @@ def _twice(given: Sequence[Any]) -> int | None:
     return None
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     text = f"a whole number of {value.bit_length()} bits" if type(value) is int and value > 10**40 else repr(value)
     return text if len(text) <= 40 else text[:39] + "…"
 
@@ -532,6 +294,6 @@ def _refuse_objects(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise ExperimentError(
-        f"{_short(value)} is no plain data, so it cannot be written down; name it as 'module:attribute', or hand it to "
+        f"{short(value)} is no plain data, so it cannot be written down; name it as 'module:attribute', or hand it to "
         "run(..., given={...}) under its name"
     )

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from .._optional import optional
 from ..core.result import Result
-from .experiment import Experiment, ExperimentError, Unit, from_data
+from .experiment import Experiment, ExperimentError, Unit
 from .files import dumps, settle, write
+from .reader import from_data
 from .units import IMAGE, PARTS, SUMS, THUMBNAILS, UNIT, damage, plain, read, sums, words
 from .written import images, png, records, thumbnail_bytes, trace_bytes
 

@@ -20,10 +20,11 @@ from ..core.budget import Prices
 from ..core.chunks import Chunks
 from ..core.watch import HeldOut, Thumbnails
 from .build import UNKNOWN, Pilot, Workshop, default_device, dtype_of
-from .experiment import Experiment, ExperimentError, Unit, asks_pilot, described, from_data
+from .experiment import Experiment, ExperimentError, Unit, asks_pilot, described
 from .files import dumps, write
 from .folder import Run, exchange
 from .locks import locked
+from .reader import from_data
 from .units import PARTS, SUMS, THUMBNAILS, plain
 
 __all__ = ["merge", "run"]

@@ -27,7 +27,10 @@ SUMS = "sums.json"
 """Bytes and SHA-256 of a unit's files and images, all but its timing; units of versions 0.1 and 0.2 have none."""
 
 UNIT = re.compile(r"\d{6,}-[0-9a-f]{12}")
+"""How the folder of a unit is called."""
+
 IMAGE = re.compile(r"images/(\d{6,})-\d{4,}-\d{4,}\.png")
+"""How an image is called: by its unit's index, its group and its rank."""
 
 FORMER = {"guide": "objective", "observed": "held_out", "guides": "objectives", "observe": "held_out"}
 """Words of version 0.1, and today's."""

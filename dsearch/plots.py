@@ -87,7 +87,7 @@ def grid(cells: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequen
 
 def _sheet(cells: Sequence[Sequence[Tensor]], pixels: int, across: int, high: int) -> Any:
     """`[rows high, columns across, 3]` of 8 bits: each picture in the middle of its place, as large as the largest."""
-    sheet = torch.full((high * len(cells), across * len(cells[0]), 3), 255, dtype=torch.uint8)
+    sheet = torch.full((high * len(cells), across * len(cells[0]), 3), 255, dtype=torch.uint8, device="cpu")
     for r, line in enumerate(cells):
         for c, picture in enumerate(line):
             scale = pixels / max(picture.shape[-2:])

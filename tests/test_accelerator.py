@@ -389,9 +389,23 @@ def test_tokens_are_searched_as_on_the_cpu(name, device, page):
     assert ran.most <= 1, ran.waits  # the logits are looked at, before anything is drawn from them
 
 
+@pytest.mark.parametrize("which", ["mixture", "velocity"])
+def test_flows_are_seen_there(which, device):
+    def model(device):
+        if which == "mixture":
+            return adapters.FlowMixture([[-2.0, 0.0], [1.0, 1.5]], 0.5, num_steps=5, noise="cps", device=device)
+        return StableDiffusion(adapters.as_flow(moved(tiny.pipeline, device)), num_inference_steps=5, noise="cps")
+
+    def of(device):
+        return dsearch.search(model(device), methods.svdd(lambda x, prompts: x.flatten(1).mean(1), width=3), ["a", "b"])
+
+    torch.testing.assert_close(of(device).rewards.cpu(), of("cpu").rewards, rtol=1e-4, atol=1e-4)
+
+
 def test_every_adapter_is_among_them():
     tried = {maker.func if isinstance(maker, partial) else maker for _, maker in BACKBONES.values()}
     tried |= {adapters.AnyPipeline, adapters.from_pipeline, search_step, GaussianMixture, TokenChain, Masked}
+    tried |= {adapters.FlowMixture, adapters.as_flow}
     assert {info.name for info in iter_modules(adapters.__path__) if not info.name.startswith("_")} == {
         maker.__module__.rpartition(".")[2] for maker in tried
     }

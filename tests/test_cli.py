@@ -163,7 +163,8 @@ def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeyp
         (["demo", "--steps", "2", "--n", "2"], ["the smallest dsearch_r costs", "model_calls=4; raise it"]),
     ],
 )
-def test_what_is_wrong_is_named_without_a_traceback(words, names, capsys):
+def test_what_is_wrong_is_named_without_a_traceback(words, names, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no earlier dsearch-out lies
     assert cli.main(words) == 2
     error = capsys.readouterr().err
     assert error.startswith("dsearch: error: ")

@@ -13,7 +13,7 @@ from damage import Touch, damaged, saved
 
 from dsearch._weights import read_weights, refuse_bombs
 from dsearch.box import pipeline_path, preview_path
-from dsearch.experiments import build
+from dsearch.experiments import models
 from dsearch.experiments.experiment import Model
 from dsearch.rewards import AestheticHead, CLIPScore, ImageReward
 from dsearch.rewards import image_reward as ir
@@ -139,7 +139,7 @@ def test_a_clip_of_broken_weights_is_refused(how, tmp_path):
 
 
 def preview(folder):
-    return build._preview(Model(str(pipeline_path()), preview=str(folder)), False, torch.float32, "cpu")
+    return models._preview(Model(str(pipeline_path()), preview=str(folder)), False, torch.float32, "cpu")
 
 
 def hold_previews(folder, count):

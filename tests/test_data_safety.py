@@ -79,7 +79,8 @@ def damaged(run, part, damage, which=1):
 @pytest.mark.parametrize("part", PARTS)
 def test_what_is_damaged_is_named_and_made_again(whole, copy, part, damage, capsys, tmp_path):
     unit = damaged(copy, part, damage)
-    if (part, damage) in HARMLESS and copy.damage(unit) is None:
+    if (part, damage) in HARMLESS and copy.damage(unit) is None:  # then all that is read is as it was
+        assert copy.records() == whole.records() and report(copy, tmp_path / "page.html").exists()
         return
     assert list(copy.damages()) == [unit.name]
     assert main(["check", str(copy.folder)]) == 2
@@ -237,6 +238,23 @@ def test_a_run_that_cannot_be_made_leaves_the_one_before_it(copy, why):
     with pytest.raises((ExperimentError, SearchError)):
         runs.run(small(rewards=rewards, methods=methods), copy.folder, given={"bright": fails}, overwrite=True)
     assert {name: of for name, of in files(copy.folder).items() if not name.startswith(runs.NEW)} == before
+
+
+@pytest.mark.parametrize("name", ["a unit", "units", "images"])
+def test_an_overwriting_removes_nothing_where_a_link_leads(copy, name, tmp_path):
+    place = copy.folder / "units" / copy.units[0].name if name == "a unit" else copy.folder / name
+    elsewhere = tmp_path / "elsewhere"
+    place.rename(elsewhere)
+    place.symlink_to(elsewhere)
+    before, other = held(elsewhere), small(seeds=(1,))
+    if name == "a unit":
+        assert runs.run(other, copy.folder, overwrite=True).damages() == {}
+        assert files(copy.folder) == files(runs.run(other, tmp_path / "alone").folder) and not place.is_symlink()
+    else:
+        with pytest.raises(ExperimentError, match="is a link"):
+            runs.run(other, copy.folder, overwrite=True)
+        assert not (copy.folder / runs.NEW).exists()
+    assert held(elsewhere) == before and before
 
 
 def test_the_run_of_a_living_process_is_not_overwritten(copy):

@@ -13,7 +13,8 @@ from matplotlib import pyplot
 from strategies import run, smooth
 
 from dsearch import methods
-from dsearch.experiments import Experiment, Model, Named, build, runs
+from dsearch.experiments import Experiment, Model, Named, runs
+from dsearch.experiments.quiet import hush
 from dsearch.plots import plan_picture
 from dsearch.report import report
 
@@ -73,6 +74,6 @@ def test_the_host_is_as_it_was(does, tmp_path):
 
 def test_what_breaks_off_leaves_the_host_as_it_was_too(tmp_path):
     before = state()
-    with pytest.raises(RuntimeError, match="no"), build.hush():
+    with pytest.raises(RuntimeError, match="no"), hush():
         raise RuntimeError("no")
     assert state() == before

@@ -18,10 +18,11 @@ import test_runs
 from dsearch import cli
 from dsearch.compare import compare
 from dsearch.experiments import runs
-from dsearch.experiments.build import Workshop, check_model, reward
+from dsearch.experiments.build import Workshop, reward
 from dsearch.experiments.document import DocumentError, read
 from dsearch.experiments.experiment import Experiment, ExperimentError, Model, Named
 from dsearch.experiments.folder import Run
+from dsearch.experiments.models import check_model
 from dsearch.experiments.reader import from_data, parse
 from dsearch.experiments.typed import bind, checked_device, is_attribute
 from dsearch.report import report
@@ -63,7 +64,11 @@ WRONG = [
     (file(model="{pipeline: box, height: -64}"), 4, "height is -64; it must lie in 1 to 16384"),
     (file(model="{pipeline: box, height: 64.5}"), 4, "height is 64.5; it must be a whole number"),
     (file(model="{pipeline: box, guidance_scale: none}"), 4, "guidance_scale is 'none'; it must be a number"),
-    (file(model="{pipeline: box, guidance: 3}"), 4, "StableDiffusion has no argument 'guidance'"),
+    (
+        file(model="{pipeline: box, guidance: 3}"),
+        4,
+        "StableDiffusion has no option 'guidance'; did you mean guidance_scale?",
+    ),
     (file(model="{pipeline: box, device: nonsense}"), 4, "device 'nonsense' is not known"),
     (file(model="{pipeline: box, device: 'cpu:7'}"), 4, "device cpu:7: there are 1"),
     (file(model="{pipeline: ./no/such}"), 4, "no model folder ./no/such"),
@@ -195,7 +200,7 @@ def test_paths_with_colons_and_tildes_are_paths(tmp_path, monkeypatch):
         (tmp_path / name / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     for name in ("~/models", str(tmp_path / "run_12:30:00")):
         check_model(Model(name, device="cpu"))
-        with pytest.raises(ValueError, match="has no argument 'gidance'"):
+        with pytest.raises(TypeError, match="has no option 'gidance'"):
             check_model(Model(name, device="cpu", args={"gidance": 2}))
 
 

@@ -45,19 +45,24 @@ def adapter_of(pipe: Any) -> Any:
     if isinstance(pipe, type):
         load = f"{pipe.__name__}.from_pretrained(...)" if hasattr(pipe, "from_pretrained") else f"{pipe.__name__}(...)"
         raise TypeError(f"{pipe.__name__} is a class; pass an instance of it: {load}")
-    taken: dict[str, Any] = {}
-    for name in dir(adapters):
-        for pipeline in getattr(getattr(adapters, name), "pipelines", ()):
-            taken.setdefault(pipeline, getattr(adapters, name))
-    kinds = [base.__name__ for base in type(pipe).__mro__]
-    if found := next((taken[kind] for kind in kinds if kind in taken), None):
+    known, kinds = taken(), [base.__name__ for base in type(pipe).__mro__]
+    if found := next((known[kind] for kind in kinds if kind in known), None):
         return found
     if "DiffusionPipeline" in kinds:
         return adapters.AnyPipeline
     raise TypeError(
-        f"no adapter takes a {type(pipe).__name__}; those taken: {', '.join(sorted(taken))}. Any object with the "
+        f"no adapter takes a {type(pipe).__name__}; those taken: {', '.join(sorted(known))}. Any object with the "
         "methods of dsearch.Denoiser can be searched"
     )
+
+
+def taken() -> dict[str, Any]:
+    """The adapter class of each class of pipelines that has one of its own, by its name."""
+    found: dict[str, Any] = {}
+    for name in dir(adapters):
+        for pipeline in getattr(getattr(adapters, name), "pipelines", ()):
+            found.setdefault(pipeline, getattr(adapters, name))
+    return found
 
 
 def options_of(adapter: Any, pipe: Any) -> list[str]:

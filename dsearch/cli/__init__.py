@@ -22,6 +22,7 @@ from ..core.method import Method, Sized
 from ..core.plan import Bill, positive
 from ..experiments import build
 from ..experiments.experiment import Experiment, Model, Named
+from ..experiments.quiet import hush
 from ..experiments.reader import load
 from .arguments import parser
 from .terminal import Plain, plain_output
@@ -193,7 +194,7 @@ def _compare(args: argparse.Namespace) -> None:
     from ..experiments.folder import Run
 
     found = [Run.open(folder) for folder in args.runs]
-    with build.hush():
+    with hush():
         compare(found, args.out, baseline=args.baseline, embed=args.embed, anchors=args.anchors)
 
 

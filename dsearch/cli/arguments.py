@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .. import __version__, methods, studies
-from ..experiments import build
+from ..experiments.models import default_device
 
 __all__ = ["parser"]
 
@@ -149,7 +149,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance-scale", type=_number, help="(default: 2.5 for the box, else the model's own)")
     parser.add_argument("--eta", type=_number, help="strength of a step's noise (default: 1, or as --noise has it)")
     parser.add_argument("--noise", help="of flow models: posterior (default), cps, flow-sde, dance or full")
-    parser.add_argument("--device", help=f"(default here: {build.default_device()})")
+    parser.add_argument("--device", help=f"(default here: {default_device()})")
     parser.add_argument(
         "--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda, float32 in the box)"
     )

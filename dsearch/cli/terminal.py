@@ -53,11 +53,11 @@ class Plain:
 @contextmanager
 def plain_output() -> Iterator[None]:
     """Within, all that is printed goes through `Plain`."""
-    before = sys.stdout, sys.stderr
-    sys.stdout = before[0] and Plain(before[0])
+    before = sys.stdout
+    sys.stdout = before and Plain(before)
     try:
         yield
         if sys.stdout is not None:
             sys.stdout.flush()
     finally:
-        sys.stdout, sys.stderr = before
+        sys.stdout = before

@@ -92,7 +92,7 @@ def compare(
     Raises:
         ExperimentError: for runs that do not fit one another, or have too few seeds to say anything.
     """
-    found = Found(runs)
+    found = Found([run.refuse_damage() for run in runs])
     base = found.baseline(baseline)
     keys = list(found.ready)
     embedded = Embedded(found, embed)

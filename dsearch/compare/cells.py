@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ import torch
 
 from ..experiments.experiment import ExperimentError, Model, Named, Unit, described, near
 from ..experiments.folder import Run
-from ..experiments.units import check
 from .intervals import over_seeds
 from .reading import reading
 from .scores import Scores
@@ -119,9 +117,7 @@ class Cell:
         return True
 
     def _take(self, run: Run, unit: Unit, first: bool) -> None:
-        records = run.records_of(unit)
-        timing = json.loads(run.lines(unit, "timing.json")[0])
-        check(unit, records, timing)
+        records, timing = run.records_of(unit), run.timing(unit)
         groups = sum(record["rank"] == 0 for record in records)
         bills = records[0]["bill"], records[0]["planned"]
         self.searches.append(Search(run, unit, groups, *bills, timing["seconds"], timing["peak_bytes"], first))
@@ -158,7 +154,7 @@ class Found:
     def __init__(self, runs: Sequence[Run]) -> None:
         if not runs:
             raise ExperimentError("nothing to compare; name a run's folder")
-        self.runs = [run.refuse_damage() for run in runs]
+        self.runs = list(runs)
         for i, run in enumerate(self.runs):
             for before in self.runs[:i]:
                 _fits(before, run)

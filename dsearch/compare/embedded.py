@@ -100,7 +100,7 @@ def _diversity_above(pairs: Sequence[tuple[Mapping[int, Tensor], Mapping[int, Te
 
 
 def _is_clip(named: Named) -> bool:
-    from ..experiments.build import reward_class
+    from ..experiments.naming import reward_class
     from ..rewards import CLIPScore
 
     return not _is_elsewhere(named) and issubclass(reward_class(named.kind), CLIPScore)
@@ -112,7 +112,8 @@ def _is_elsewhere(named: Named) -> bool:
 
 def _embedder(named: Named) -> Any:
     """The reward, made of what is here: a run made elsewhere has no module imported, and nothing downloaded."""
-    from ..experiments.build import default_device, reward, reward_class
+    from ..experiments.models import default_device
+    from ..experiments.naming import reward, reward_class
 
     if named.kind == "given":
         raise ValueError("the run was given it as an object, which its folder does not hold")

@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from .typed import is_attribute
+from .typed import is_attribute, short
 
 __all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "described"]
 
@@ -165,6 +165,8 @@ class Experiment:
         set_ = object.__setattr__
         set_(self, "objectives", tuple(self.objectives) or (next(iter(self.rewards)),))
         set_(self, "pilot", {**PILOT, **self.pilot})
+        for name in ("objectives", "held_out", "budgets", "seeds"):
+            self._refuse_twice((name,), getattr(self, name) or ())
         self._cross()
         if self.held_out is None:
             set_(self, "held_out", tuple(name for name in self.rewards if name not in self.objectives))
@@ -172,10 +174,6 @@ class Experiment:
             for i, reward in enumerate(getattr(self, name)):
                 if reward not in self.rewards:
                     self.refuse((name, i), f"{name}: no reward is called {reward!r}{near(reward, self.rewards)}")
-        for name in ("objectives", "held_out", "budgets", "seeds"):
-            if (at := twice(getattr(self, name))) is not None:
-                said = short(getattr(self, name)[at])
-                self.refuse((name, at), f"{name}.{at}: {said} stands twice; it would be run twice")
 
     def _cross(self) -> None:
         """Fills the sweeps up from the experiment, and the experiment's own axes from the sweeps."""
@@ -184,6 +182,8 @@ class Experiment:
         known = {"models": self.models, "objectives": self.rewards, "methods": self.methods}
         own = {axis: tuple(getattr(self, axis)) for axis in AXES}
         for i, sweep in enumerate(self.sweeps):
+            for axis, given in sweep.items():
+                self._refuse_twice(("sweeps", i, axis), given)
             for axis, names in known.items():
                 for j, name in enumerate(sweep.get(axis, ())):
                     if name not in names:
@@ -197,6 +197,11 @@ class Experiment:
         for axis in ("objectives", "budgets", "seeds"):
             named = [thing for sweep in self.sweeps for thing in sweep[axis]]
             object.__setattr__(self, axis, tuple(t for i, t in enumerate(named) if t not in named[:i]))
+
+    def _refuse_twice(self, path: Path_, given: Sequence[Any]) -> None:
+        if (at := _twice(given)) is not None:
+            place = ".".join(map(str, (*path, at)))
+            self.refuse((*path, at), f"{place}: {short(given[at])} stands twice; it would be run twice")
 
     def refuse(self, path: Path_, message: str) -> NoReturn:
         """Raises an ExperimentError that points at the line of a part."""
@@ -274,7 +279,7 @@ def near(word: Any, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
-def twice(given: Sequence[Any]) -> int | None:
+def _twice(given: Sequence[Any]) -> int | None:
     """Where a thing stands that stands before already."""
     seen: set[Any] = set()
     for i, one in enumerate(given):
@@ -283,11 +288,6 @@ def twice(given: Sequence[Any]) -> int | None:
             return i
         seen.add(key)
     return None
-
-
-def short(value: Any) -> str:
-    text = f"a whole number of {value.bit_length()} bits" if type(value) is int and value > 10**40 else repr(value)
-    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _refuse_objects(value: Any) -> Any:

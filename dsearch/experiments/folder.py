@@ -31,7 +31,7 @@ from ..core.result import Result
 from .experiment import Experiment, ExperimentError, Unit
 from .files import dumps, settle, write
 from .reader import from_data
-from .units import IMAGE, PARTS, SUMS, THUMBNAILS, UNIT, damage, plain, read, sums, words
+from .units import IMAGE, PARTS, SUMS, THUMBNAILS, UNIT, damage, lines, plain, read, sums, words
 from .written import images, png, records, thumbnail_bytes, trace_bytes
 
 __all__ = ["FORMAT", "Run", "Trace", "exchange"]
@@ -161,7 +161,11 @@ class Run:
 
     def timings(self) -> dict[str, dict[str, Any]]:
         """Seconds and peak memory of the finished units, by name."""
-        return {unit.name: json.loads(self.lines(unit, "timing.json")[0]) for unit in self.finished}
+        return {unit.name: self.timing(unit) for unit in self.finished}
+
+    def timing(self, unit: Unit) -> dict[str, Any]:
+        """Seconds and peak memory of a unit."""
+        return json.loads(self.lines(unit, "timing.json")[0])
 
     def trace(self, unit: Unit) -> Trace:
         """What the unit's search did."""
@@ -198,17 +202,25 @@ class Run:
 
     def lines(self, unit: Unit, file: str) -> list[str]:
         """The lines of a text file of a unit."""
-        return plain(self.folder, f"units/{unit.name}/{file}").read_text(encoding="utf-8").splitlines()
+        return lines(self.folder, unit, file)
+
+    def refuse_links(self) -> None:
+        """Refuses links in the place of the folders that a run writes to and removes from.
+
+        Raises:
+            ExperimentError: naming the link.
+        """
+        for folder in (self.folder / "units", self.folder / "images"):
+            if folder.is_symlink():
+                raise ExperimentError(f"{folder} is a link, which no run writes; remove it")
 
     def begin(self, maker: str = "") -> None:
         """Marks the folder as this run's, and removes partial units of a killed writer.
 
         `maker` is a suffix that is unique to this writer.
         """
+        self.refuse_links()
         units = self.folder / "units"
-        for folder in (units, self.folder / "images"):
-            if folder.is_symlink():  # it would be written to where that leads
-                raise ExperimentError(f"{folder} is a link, which no run writes; remove it")
         units.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "run.json").exists():
             config = {"format": FORMAT, "experiment": self.experiment.as_dict(), **self.about}
@@ -232,8 +244,8 @@ class Run:
         be written, nothing of it is left.
         """
         pictures = {name: png(result.images[place]) for place, name in images(unit, result).items()}
-        lines = "".join(dumps(record) for record in records(self.experiment, unit, result, cut))
-        held = {"records.jsonl": lines.encode(), "trace.safetensors": trace_bytes(result)}
+        said = "".join(dumps(record) for record in records(self.experiment, unit, result, cut))
+        held = {"records.jsonl": said.encode(), "trace.safetensors": trace_bytes(result)}
         if result.thumbnails:
             held[THUMBNAILS] = thumbnail_bytes(result)
         files = {
@@ -285,9 +297,16 @@ class Run:
 
 
 def exchange(new: Path, old: Path) -> None:
-    """Puts a run in the place of another: what that has written goes, and what else lies in its folder stays."""
+    """Puts a run in the place of another: what that has written goes, and what else lies in its folder stays.
+
+    Neither `units` nor `images` is a link (`Run.refuse_links`).
+    """
     for unit in (old / "units").glob("*"):
-        if UNIT.fullmatch(unit.name):
+        if not UNIT.fullmatch(unit.name):
+            continue
+        if unit.is_symlink():  # it goes, and not what lies where it leads
+            unit.unlink()
+        else:
             for name in (*PARTS, THUMBNAILS, SUMS):
                 (unit / name).unlink(missing_ok=True)
             with suppress(OSError):  # it holds what no run has written

@@ -11,8 +11,8 @@ from .. import studies
 from .._text import prompts_of, read_text
 from ..core.plan import Bill
 from . import document
-from .experiment import AXES, PILOT, SEEDS, Experiment, ExperimentError, Model, Named, near, short, twice
-from .typed import LARGEST, refuse_odd_numbers
+from .experiment import AXES, PILOT, SEEDS, Experiment, ExperimentError, Model, Named, near
+from .typed import LARGEST, refuse_odd_number, short
 
 __all__ = ["from_data", "load", "parse"]
 
@@ -173,13 +173,7 @@ class _Reader:
         for i, name in enumerate(found):
             if not isinstance(name, str):
                 self.refuse((*path, i), f"{short(name)} is not a name; put it in quotes")
-        return tuple(self.once(path, found))
-
-    def once(self, path: Place, given: Sequence[Any]) -> Sequence[Any]:
-        """Refuses a list that holds something twice, which would be run twice."""
-        if (at := twice(given)) is not None:
-            self.refuse((*path, at), f"{short(given[at])} stands twice; it would be run twice")
-        return given
+        return tuple(found)
 
     def numbers(self, path: Place, given: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         """The budgets and seeds of an experiment, or of a sweep, as far as it has them."""
@@ -188,15 +182,13 @@ class _Reader:
             found["seeds"] = self.seeds((*path, "seeds"), given["seeds"])
         if "budgets" in given:
             budgets = enumerate(self.sequence((*path, "budgets"), given["budgets"]))
-            limits = [self.budget((*path, "budgets", i), budget) for i, budget in budgets]
-            found["budgets"] = tuple(self.once((*path, "budgets"), limits))
+            found["budgets"] = tuple(self.budget((*path, "budgets", i), budget) for i, budget in budgets)
         return found
 
     def seeds(self, path: Place, given: Any) -> tuple[int, ...]:
         if isinstance(given, int) and not isinstance(given, bool):
             return tuple(range(self.whole(path, given, 1, SEEDS)))
-        seeds = [self.whole((*path, i), s, 0) for i, s in enumerate(self.sequence(path, given))]
-        return tuple(self.once(path, seeds))
+        return tuple(self.whole((*path, i), s, 0) for i, s in enumerate(self.sequence(path, given)))
 
     def budget(self, path: Place, given: Any) -> Mapping[str, float]:
         budget = self.mapping(path, {} if given is None else given, (*Bill._fields, "seconds"))
@@ -243,7 +235,7 @@ class _Reader:
             self.refuse(path, f"{short(given)} is no plain data; put it in quotes")
         else:
             try:
-                refuse_odd_numbers(given)
+                refuse_odd_number(given)
             except ValueError as error:
                 self.refuse(path, str(error))
 

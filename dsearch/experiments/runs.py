@@ -19,11 +19,12 @@ from .. import __version__, distributed
 from ..core.budget import Prices
 from ..core.chunks import Chunks
 from ..core.watch import HeldOut, Thumbnails
-from .build import UNKNOWN, Pilot, Workshop, default_device, dtype_of
+from .build import UNKNOWN, Pilot, Workshop
 from .experiment import Experiment, ExperimentError, Unit, asks_pilot, described
 from .files import dumps, write
 from .folder import Run, exchange
 from .locks import locked
+from .models import default_device, dtype_of
 from .reader import from_data
 from .units import PARTS, SUMS, THUMBNAILS, plain
 
@@ -120,10 +121,11 @@ def _whole(whole: Run, unit: Unit, say: Callable[[str], object]) -> bool:
 def _overwritten(out: Path, experiment: Experiment, shard: tuple[int, int], **options: Any) -> Run:
     """Runs within the folder of another run, and then puts the new one in its place."""
     first, new = options["ranks"].rank == 0, out / NEW
-    before = Run.open(out).folder if os.path.lexists(out / "run.json") else out  # what is no run is not touched
+    if os.path.lexists(out / "run.json"):
+        Run.open(out).refuse_links()  # what is no run is not touched
     with ExitStack() as locks:
         if first:
-            for file in {*before.glob(".shard-*"), before / ".shard-1-1"}:
+            for file in {*out.glob(".shard-*"), out / ".shard-1-1"}:
                 locks.enter_context(locked(file, f"another process is running {out}; wait for it, or stop it"))
             with suppress(ExperimentError):
                 if (new / "run.json").exists() and Run.open(new).experiment != experiment:
@@ -159,7 +161,7 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     if os.path.lexists(out / "run.json"):
         _same(one.experiment, Run.open(out).experiment.as_dict(), out)
     sources = {unit: _source(runs, unit) for unit in one.units if not merged.has(unit) or merged.damage(unit)}
-    merged.begin()
+    merged.begin("merge")
     for name, known in measured.items():
         if known:
             write(out / f"{name}.json", dumps(known).encode())

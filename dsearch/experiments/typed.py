@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import numpy as np
 import torch
 
-__all__ = ["bind", "checked_device", "is_attribute", "refuse_bounds", "refuse_odd_numbers", "refuse_types"]
+__all__ = ["bind", "checked_device", "is_attribute", "refuse_bounds", "refuse_odd_number", "refuse_types", "short"]
 
 LARGEST = 2**53
 """Whole numbers beyond it are not what JSON's readers elsewhere take them for."""
@@ -38,8 +38,8 @@ def is_attribute(text: str) -> bool:
     return _ATTRIBUTE.fullmatch(text) is not None
 
 
-def refuse_odd_numbers(value: Any) -> None:
-    """Refuses nan, infinity and numbers too large to be meant, however deep they lie.
+def refuse_odd_number(value: Any) -> None:
+    """Refuses nan, infinity and numbers too large to be meant.
 
     Raises:
         ValueError: naming the number.
@@ -48,12 +48,6 @@ def refuse_odd_numbers(value: Any) -> None:
         raise ValueError(f"{value} is not finite, so it could not be written down; give a number")
     if isinstance(value, int) and abs(value) > LARGEST:
         raise ValueError(f"a whole number of {len(str(abs(value)))} digits; the largest is 2**53")
-    if isinstance(value, Mapping):
-        for one in value.values():
-            refuse_odd_numbers(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            refuse_odd_numbers(one)
 
 
 def bind(make: Callable[..., Any], args: Mapping[str, Any], name: str, *positional: Any) -> None:
@@ -86,7 +80,7 @@ def refuse_types(make: Callable[..., Any], args: Mapping[str, Any]) -> None:
     hints = _hints(make)
     for name, value in args.items():
         if name in hints and _is_plain(value) and not _fits(value, hints[name]):
-            raise ValueError(f"{name} is {_short(value)}; it must be {_said(hints[name])}")
+            raise ValueError(f"{name} is {short(value, 60)}; it must be {_said(hints[name])}")
 
 
 def refuse_bounds(args: Mapping[str, Any]) -> None:
@@ -101,9 +95,10 @@ def refuse_bounds(args: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {value!r}; it must lie in {low:g} to {high:g}")
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+def short(value: Any, longest: int = 40) -> str:
+    """A value as an error shows it."""
+    text = f"a whole number of {value.bit_length()} bits" if type(value) is int and value > 10**40 else repr(value)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def checked_device(name: str) -> str:
@@ -132,15 +127,8 @@ def _hints(make: Any) -> dict[str, Any]:
     found = {}
     for name, said in getattr(function, "__annotations__", {}).items():
         with suppress(Exception):
-            found[name] = typing.get_type_hints(_Annotated({name: said}), known)[name]
+            found[name] = typing.get_type_hints(types.SimpleNamespace(__annotations__={name: said}), known)[name]
     return found
-
-
-class _Annotated:
-    """What holds annotations, and nothing else."""
-
-    def __init__(self, annotations: Mapping[str, Any]) -> None:
-        self.__annotations__ = dict(annotations)
 
 
 def _is_plain(value: Any) -> bool:

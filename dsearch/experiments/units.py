@@ -15,7 +15,7 @@ from .._optional import optional
 from ..core.plan import Bill
 from .experiment import ExperimentError, Unit
 
-__all__ = ["IMAGE", "PARTS", "SUMS", "THUMBNAILS", "UNIT", "check", "damage", "plain", "sums", "words"]
+__all__ = ["IMAGE", "PARTS", "SUMS", "THUMBNAILS", "UNIT", "damage", "lines", "plain", "read", "sums", "words"]
 
 PARTS = ("records.jsonl", "timing.json", "trace.safetensors")
 """The files that every unit has."""
@@ -75,9 +75,8 @@ def damage(folder: Path, unit: Unit) -> str | None:
     """
     try:
         own = f"units/{unit.name}"
-        timing = json.loads(plain(folder, f"{own}/timing.json").read_text(encoding="utf-8").splitlines()[0])
         records = read(folder, unit)
-        check(unit, records, timing)
+        _check(unit, records, json.loads(lines(folder, unit, "timing.json")[0]))
         images = {record["image"] for record in records if record["image"] is not None}
         if (folder / own / SUMS).exists():
             _summed(folder, own, images)
@@ -92,11 +91,15 @@ def damage(folder: Path, unit: Unit) -> str | None:
 
 def read(folder: Path, unit: Unit) -> list[dict[str, Any]]:
     """The records of a unit, one an image."""
-    lines = plain(folder, f"units/{unit.name}/records.jsonl").read_text(encoding="utf-8").splitlines()
-    return [words(json.loads(line)) for line in lines]
+    return [words(json.loads(line)) for line in lines(folder, unit, "records.jsonl")]
 
 
-def check(unit: Unit, records: Sequence[dict[str, Any]], timing: Mapping[str, Any]) -> None:
+def lines(folder: Path, unit: Unit, file: str) -> list[str]:
+    """The lines of a text file of a unit."""
+    return plain(folder, f"units/{unit.name}/{file}").read_text(encoding="utf-8").splitlines()
+
+
+def _check(unit: Unit, records: Sequence[dict[str, Any]], timing: Mapping[str, Any]) -> None:
     """Refuses what is no record of the unit.
 
     Raises:

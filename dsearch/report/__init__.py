@@ -45,7 +45,7 @@ def report(run: Run, out: Path | None = None, *, limit: int = LIMIT) -> Path:
 
 def page(run: Run, limit: int = LIMIT) -> str:
     """The report's HTML, in ASCII: every other letter of it is escaped."""
-    found = searches(run)
+    found = searches(run.refuse_damage())
     data = overview(run, found)
     shell = len(_filled(data, [], run)) + 2000  # what was reduced is still to be said
     parts, reduced = fitted(run, found, limit - shell - 100 * len(found))

@@ -63,7 +63,7 @@ class Search(NamedTuple):
 def searches(run: Run) -> list[Search]:
     """The searches of the finished units, in order."""
     found: list[Search] = []
-    for unit in run.refuse_damage().finished:
+    for unit in run.finished:
         with reading(run, unit):
             found += _searches(run, unit)
     return found

@@ -22,8 +22,6 @@ __all__ = ["LADDER", "Rung", "fitted"]
 SAMPLED = 8
 """Searches, and steps of each, that are encoded to guess how large all of them will be."""
 
-"""What a record's image may be called: no run makes a page read other files."""
-
 
 Size = tuple[int, int]
 """Width and height in pixels."""

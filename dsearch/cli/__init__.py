@@ -21,7 +21,9 @@ from ..core.budget import Budget
 from ..core.method import Method, Sized
 from ..core.plan import Bill, positive
 from ..experiments import build
+from ..experiments.document import read
 from ..experiments.experiment import Experiment, Model, Named
+from ..experiments.naming import as_named
 from ..experiments.quiet import hush
 from ..experiments.reader import load
 from .arguments import parser
@@ -91,15 +93,16 @@ def _generate(args: argparse.Namespace) -> None:
         args.reward = "clip"
         if args.model != "box" and args.clip is None:
             raise UsageError("name a --reward: the boxed CLIP knows emoji only (--reward clip takes its --clip DIR)")
-    held_out = tuple(name for name in dict.fromkeys(args.held_out) if name != args.reward)
+    rewards = _rewards(args)
+    args.reward, *held_out = rewards
     budget = _budget(args)
     experiment = Experiment(
         prompts=tuple(args.prompts),
-        rewards={name: _reward(name, args) for name in (args.reward, *held_out)},
+        rewards=rewards,
         methods={args.method: Named(args.method, _options(args))},
         models={_named(args): _model(args)},
         objectives=(args.reward,),
-        held_out=held_out,
+        held_out=tuple(held_out),
         budgets=(budget,),
         seeds=(args.seed,),
         chunks=_chunks(args),
@@ -393,8 +396,20 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _rewards(args: argparse.Namespace) -> dict[str, Named]:
+    """The reward that steers, then those that are held out, by name; those of one kind are numbered."""
+    found: dict[str, Named] = {}
+    for text in dict.fromkeys([args.reward, *args.held_out]):
+        named = _reward(text, args)
+        same = sum(name.partition(" ")[0] == named.kind for name in found)
+        found[f"{named.kind} {same + 1}" if same else named.kind] = named
+    return found
+
+
 def _reward(name: str, args: argparse.Namespace) -> Named:
-    """A reward by name, with the weights that the command line gives it."""
+    """A reward by name, with the weights that the command line gives it, or as an experiment's file says it."""
+    if name.startswith("{"):
+        return as_named(read(name)[0])
     kind = name.lower()
     if kind in ("aesthetic", "pickscore") and args.clip is None:
         raise UsageError(f"{name} needs --clip DIR, its CLIP")

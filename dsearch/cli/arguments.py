@@ -19,6 +19,7 @@ GENERATE = """examples:
   dsearch generate "cat" --method svdd -o temperature=0.1
   dsearch generate "cat" --method beam --within seconds=20     (measured first, then turned into a plan)
   dsearch generate "cat" --reward my_module:my_reward      (any callable (images, prompts) -> [N])
+  dsearch generate "cat" --reward '{kind: weighted, rewards: [clip, colourfulness], weights: [1, 0.001]}'
 """
 PLAN = """examples:
   dsearch plan --method dsearch --steps 50 --beams 5 --rows-per-step 25
@@ -66,7 +67,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     generate.add_argument("prompts", nargs="+", metavar="PROMPT")
     _add_model(generate)
     _add_method(generate)
-    generate.add_argument("--reward", help="name of a reward, or module:callable (in the box: clip)")
+    generate.add_argument("--reward", help="name of a reward, module:callable, or {kind: NAME, ...} (in the box: clip)")
     generate.add_argument("--clip", metavar="DIR", help="the CLIPModel of clip, aesthetic or pickscore")
     generate.add_argument("--weights", metavar="FILE", help="the checkpoint of hps, or the head of aesthetic")
     generate.add_argument(

@@ -16,10 +16,10 @@ from .experiment import Named
 from .quiet import hush
 from .typed import bind, checked_device, is_attribute
 
-__all__ = ["attribute", "check_reward", "reward", "reward_class", "unasked"]
+__all__ = ["as_named", "attribute", "check_reward", "reward", "reward_class", "unasked"]
 
-COMPOSED = ("weighted", "constrained", "cached")
-"""Rewards made of rewards, beside the classes that are."""
+COMPOSED = ("weighted", "constrained", "cached", "per_frame", "on_pil")
+"""Functions that make rewards, beside the classes that are rewards."""
 
 ALIASES = {"clip": "CLIPScore", "pickscore": "PickScore"}
 
@@ -43,6 +43,7 @@ def reward(named: Named, device: str | None = None) -> Reward:
         found = attribute(named.kind)
         return found(**args) if args else found
     made = reward_class(named.kind)
+    _call(made, args)
     if parts := _parts(made, args):
         return _composed(made, args, {name: [reward(one, device) for one in held] for name, held in parts.items()})
     if made.__name__ == "CLIPScore" and args.get("path") in ("guide", "judge"):
@@ -74,6 +75,15 @@ def _is_reward(found: Any, package: str) -> bool:
     return inspect.isclass(found) and found.__module__.startswith(package) and not issubclass(found, Exception)
 
 
+def _call(made: Any, args: dict[str, Any]) -> None:
+    """Puts the callable that `score` names, as `module:attribute`, in its place."""
+    if "score" in inspect.signature(made).parameters and "score" in args:
+        name = args["score"]
+        if not isinstance(name, str) or not is_attribute(name):
+            raise ValueError(f"score={name!r} is no module:attribute")
+        args["score"] = attribute(name)
+
+
 def _parts(made: Any, args: Mapping[str, Any]) -> dict[str, list[Named]]:
     """The rewards that a reward is made of, by argument.
 
@@ -92,11 +102,11 @@ def _parts(made: Any, args: Mapping[str, Any]) -> dict[str, list[Named]]:
             many = [held] if name == "reward" else held
             if not isinstance(many, list | tuple):
                 raise ValueError(f"{name}={held!r} is not a list of rewards")
-            found[name] = [_named(one) for one in many]
+            found[name] = [as_named(one) for one in many]
     return found
 
 
-def _named(given: Any) -> Named:
+def as_named(given: Any) -> Named:
     """A reward within a reward: its kind, or a mapping with its arguments."""
     if isinstance(given, str):
         return Named(given)
@@ -129,6 +139,7 @@ def check_reward(named: Named) -> None:
         attribute(named.kind)
         return
     made, args = reward_class(named.kind), dict(named.args)
+    _call(made, args)
     parts = _parts(made, args)
     for one in (one for held in parts.values() for one in held):
         check_reward(one)

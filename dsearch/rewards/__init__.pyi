@@ -23,6 +23,13 @@ from .hps import HPS as HPS
 from .image_reward import ImageReward as ImageReward
 from .ocr import OCR as OCR
 from .pick_score import PickScore as PickScore
+from .py_iqa import PyIQA as PyIQA
+from .siglip_aesthetic import SigLIPAesthetic as SigLIPAesthetic
+from .torch_metric import TorchMetric as TorchMetric
 from .vlm_judge import JudgeError as JudgeError
 from .vlm_judge import LocalJudge as LocalJudge
 from .vlm_judge import VLMJudge as VLMJudge
+from .wrapped import OnPIL as OnPIL
+from .wrapped import PerFrame as PerFrame
+from .wrapped import on_pil as on_pil
+from .wrapped import per_frame as per_frame

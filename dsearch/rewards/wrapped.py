@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dsearch.core.contract import Reward
 from dsearch.core.plan import one_of, positive
-from dsearch.rewards._inputs import check_images, check_prompts
+from dsearch.rewards._inputs import asked, check_images, check_prompts
 from dsearch.rewards._pictures import to_pil
 
 __all__ = ["OnPIL", "PerFrame", "on_pil", "per_frame"]
@@ -91,12 +91,7 @@ class PerFrame:
         """What is said of some of the frames, counted through all videos."""
         places = [divmod(row, videos.shape[1]) for row in rows if row < len(videos) * videos.shape[1]]
         pictures = torch.stack([videos[n, f] for n, f in places])
-        said = torch.as_tensor(self.reward(pictures, [prompts[n] for n, _ in places]), device=videos.device)
-        if said.shape != (len(places),):
-            name = getattr(self.reward, "__name__", type(self.reward).__name__)
-            raise ValueError(
-                f"{name} returned shape {tuple(said.shape)} for {len(places)} frames; return one number each"
-            )
+        said = asked(self.reward, pictures, [prompts[n] for n, _ in places])
         return said if said.is_floating_point() else said.float()
 
 

@@ -623,7 +623,8 @@ def test_whatever_is_clicked_no_prompt_runs(shown, method, attack):
     show_all(shown)
     clicked = shown.execute_script(
         """let n = 0;
-        for (const each of document.querySelectorAll("button, summary, .node, figure, td, th, img, label, select, h1, h2")) {
+        const places = "button, summary, .node, figure, td, th, img, label, select, h1, h2";
+        for (const each of document.querySelectorAll(places)) {
           each.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true}));
           each.dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
           n += 1;

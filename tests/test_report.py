@@ -616,6 +616,26 @@ def test_hostile_prompts_are_read_and_not_run(shown):
     assert shown.execute_script("return document.getElementById('title').textContent") == 'a "run" & <b>'
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_whatever_is_clicked_no_prompt_runs(shown, method, attack):
+    choose(shown, "Method", method)
+    show_all(shown)
+    clicked = shown.execute_script(
+        """let n = 0;
+        const places = "button, summary, .node, figure, td, th, img, label, select, h1, h2";
+        for (const each of document.querySelectorAll(places)) {
+          each.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true}));
+          each.dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
+          n += 1;
+        }
+        return n;"""
+    )
+    for _ in range(clicked):
+        attack("a place of a report of hostile prompts is clicked; no script of theirs runs")
+    assert clicked > 50 and shown.execute_script("return window.hacked === undefined")
+
+
 def test_the_page_asks_for_nothing_but_its_own_pictures(shown):
     walk(shown, "SVDD")
     time.sleep(0.1)

@@ -82,10 +82,9 @@ def run(
     shop.check()
     if overwrite and (os.path.lexists(out / "run.json") or (out / NEW).exists()):
         return _overwritten(out, experiment, shard, given=given, ranks=ranks, progress=progress, say=say)
-    if first:
-        out.mkdir(parents=True, exist_ok=True)
     maker = f"{i}-{n}"
-    with locked(out / f".shard-{maker}" if first else None, f"another process is running shard {i}/{n} of {out}", say):
+    lock = out / f".shard-{maker}" if first else None
+    with _made(lock), locked(lock, f"another process is running shard {i}/{n} of {out}", say):
         whole = Run(out, experiment, _about(experiment))
         if first:
             _refuse_others(whole, say)
@@ -108,6 +107,25 @@ def run(
         if first and whole.complete:
             whole.finish(maker)
     return whole
+
+
+@contextmanager
+def _made(lock: Path | None) -> Iterator[None]:
+    """The folder of a lock, removed again where it was made for what is then refused before it holds a run."""
+    if lock is None:
+        yield
+        return
+    folder = lock.parent
+    new = not os.path.lexists(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new and not (folder / "run.json").exists():
+            lock.unlink(missing_ok=True)
+            with suppress(OSError):  # another shard is there
+                folder.rmdir()
+        raise
 
 
 def _whole(whole: Run, unit: Unit, say: Callable[[str], object]) -> bool:

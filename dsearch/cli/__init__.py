@@ -248,7 +248,7 @@ def _at_the_bill(method: Method, steps: int) -> dict[str, Method]:
 
 
 def _priced(method: Method, steps: int) -> str:
-    counts = ", ".join(f"{n:,} {unit.replace('_', ' ')}" for unit, n in method.bill(steps)._asdict().items())
+    counts = ", ".join(f"{n:,} {unit.replace('_', ' ')}" for unit, n in method.bill(steps).counts().items())
     return f"bill of {'the pool' if method.pool else 'a prompt'}: {counts}"
 
 
@@ -383,6 +383,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         if name == "width" and rows < beams:
             raise UsageError(f"--rows-per-step {rows} is below --beams {beams}; raise it")
         options[name] = rows // beams if name == "width" else rows
+    if args.final is not None:
+        options["final"] = read(args.final)[0] if args.final.startswith("{") else args.final
     return options
 
 

@@ -185,4 +185,9 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         metavar="UNIT=N",
         help="size the method to a bill per prompt: model_calls, decodes, reward_calls or (generate only) seconds",
     )
+    parser.add_argument(
+        "--final",
+        metavar="JUDGE",
+        help="rank the survivors by comparisons: a reward's name, or {judge: ..., form: ...}",
+    )
     parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="another argument")

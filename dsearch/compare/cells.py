@@ -217,7 +217,7 @@ class Found:
     @cached_property
     def cells(self) -> dict[Key, Cell]:
         """What is finished, in the order of the table."""
-        cells = {key: Cell(self.methods[key.method].kind == "plain") for key in sorted(self.planned, key=self._order)}
+        cells = {key: Cell(_is_plain(self.methods[key.method])) for key in sorted(self.planned, key=self._order)}
         for run in self.runs:
             firsts = {unit.model: unit.index for unit in reversed(run.units)}
             for unit in run.finished:
@@ -298,3 +298,8 @@ def listed(numbers: Iterable[int]) -> str:
 def short(text: str) -> str:
     """A prompt as far as a sentence holds it."""
     return repr(textwrap.shorten(text, 40, placeholder="…"))
+
+
+def _is_plain(named: Named) -> bool:
+    """Whether nothing chooses among the images."""
+    return named.kind == "plain" and named.args.get("final") is None

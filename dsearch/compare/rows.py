@@ -85,8 +85,8 @@ def row_of(found: Found, key: Key, base: str, embedded: Embedded | None = None) 
         diversity=embedded.estimate(cell, against) if embedded else None,
         kl=fmean(nats) if nats else None,
         ess=_ess(cell),
-        bill={unit: sum(s.groups * s.bill[unit] for s in cell.searches) / asked for unit in Bill._fields},
-        planned={unit: sum(s.groups * s.planned[unit] for s in cell.searches) / asked for unit in Bill._fields},
+        bill={unit: sum(s.groups * s.bill.get(unit, 0) for s in cell.searches) / asked for unit in Bill._fields},
+        planned={unit: sum(s.groups * s.planned.get(unit, 0) for s in cell.searches) / asked for unit in Bill._fields},
         seconds=median(s.seconds / len(s.unit.positions) for s in warm),
         peak_bytes=max((s.peak_bytes for s in cell.searches if s.peak_bytes is not None), default=None),
     )

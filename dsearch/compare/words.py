@@ -239,7 +239,8 @@ def _gains(rows: Sequence[Row]) -> str:
 def _costs(rows: Sequence[Row]) -> str:
     """What it cost them per prompt."""
     columns = _names(rows)
-    columns += [[words(unit), *(count(row.bill[unit]) for row in rows)] for unit in Bill._fields]
+    units = [unit for unit in Bill._fields if unit != "comparisons" or any(row.bill[unit] for row in rows)]
+    columns += [[words(unit), *(count(row.bill[unit]) for row in rows)] for unit in units]
     columns.append(["seconds", *(count(row.seconds) for row in rows)])
     columns.append(["peak, MiB", *("" if not row.peak_bytes else f"{row.peak_bytes / 2**20:,.0f}" for row in rows)])
     columns.append(["seeds", *(str(row.seeds) for row in rows)])

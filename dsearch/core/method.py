@@ -13,6 +13,7 @@ from .budget import Budget
 from .contract import Beams, Potential, Reward, Rng, Selector, Step
 from .engine import Engine
 from .plan import Bill, Plan
+from .tournament import Tournament
 from .watch import Watching
 
 __all__ = ["Expand", "Method", "Rounds", "Sized", "Source", "Value"]
@@ -90,6 +91,7 @@ class Method:
         name: for tables and errors.
         rounds: for noise search, the runs among which the beams are divided.
         expand: how a step draws and chooses; None for all children at once (`dsearch.core.expand`).
+        final: how the survivors are ranked at the end; None for by their rewards.
     """
 
     plan: Callable[[int], Plan]
@@ -101,13 +103,18 @@ class Method:
     name: str = "method"
     rounds: Rounds | None = None
     expand: Expand | None = None
+    final: Tournament | None = None
 
     def bill(self, num_steps: int) -> Bill:
         """What a run of `num_steps` will cost a group at most, known before anything is spent.
 
         A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early spend less.
         """
-        return self.plan(num_steps).bill(self.costs(num_steps))
+        return self._bill(self.plan(num_steps), self.costs(num_steps))
+
+    def _bill(self, plan: Plan, costs: Callable[[int, int], Bill]) -> Bill:
+        asked = 0 if self.final is None else self.final.form.most(plan.keep[-1])
+        return plan.bill(costs).plus(Bill(comparisons=asked))
 
     def cost(self, level: int, num_steps: int) -> Bill:
         """What the value of one candidate that the plan draws at a level costs at most.
@@ -124,6 +131,21 @@ class Method:
         most = list(accumulate(reversed(levels), lambda *two: Bill(*map(max, *two))))
         return lambda level, _: most[num_steps - 1 - level]
 
+    def refuse_final(self, plan: Plan, prompts: int) -> None:
+        """Refuses a final choice that has nothing to choose among.
+
+        Raises:
+            ValueError: where the plan ends with a single image, or several prompts share a pool.
+        """
+        if self.final is None:
+            return
+        if self.pool and prompts > 1:
+            raise ValueError(
+                f"a final choice compares images of one prompt, and {self.name} pools {prompts}; give it one"
+            )
+        if plan.keep[-1] < 2:
+            raise ValueError(f"{self.name} ends with 1 image, and a final choice takes 2 or more; let it keep more")
+
     def checked(self) -> Method:
         """Itself, after a look at the plan of a single step: bad sizes are refused where a method is made."""
         self.plan(1)
@@ -139,5 +161,5 @@ class Method:
         if not isinstance(plan, Sized):
             raise ValueError(f"the plan of {self.name} has no size; give it plan=Sized(make, size)")
         cost = self.costs(num_steps)
-        size = budget.largest(lambda n: replace(plan, size=n)(num_steps).bill(cost), self.name)
+        size = budget.largest(lambda n: self._bill(replace(plan, size=n)(num_steps), cost), self.name)
         return replace(self, plan=replace(plan, size=size))

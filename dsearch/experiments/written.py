@@ -48,9 +48,17 @@ def records(experiment: Experiment, unit: Unit, result: Result, cut: Callable[[s
                 "log_w": float(result.log_w[b, k]),
                 "kl": None if result.kl is None else float(result.kl[b, k]),
                 "ancestor": int(ancestor[b, k]),
+                **_judged(result, b),
                 "path": path[b, k].tolist(),
-                **{kind: getattr(result.cost, kind)._asdict() for kind in ("bill", "planned")},
+                **{kind: getattr(result.cost, kind).counts() for kind in ("bill", "planned")},
             }
+
+
+def _judged(result: Result, b: int) -> dict[str, Any]:
+    """What a final choice asked of a group, and how often it had no winner."""
+    if result.final is None:
+        return {}
+    return {"judged": {"comparisons": int(result.final.comparisons[b]), "ties": int(result.final.ties[b])}}
 
 
 def trace_bytes(result: Result) -> bytes:

@@ -264,7 +264,8 @@ def test_differences_are_paired_and_means_are_those_of_the_records(tmp_path):
         assert own.reward.above.high - own.reward.above.low < own.reward.own.high - own.reward.own.low
         assert row(found, "best").reward.above is None
     assert (own.kl, own.seeds, own.kept, own.asked) == (1.5, 4, 3, 3)
-    assert own.bill == {"model_calls": 200, "decodes": 7, "reward_calls": 8, "comparisons": 0} and own.peak_bytes == 4 * 2**20
+    assert own.bill == {"model_calls": 200, "decodes": 7, "reward_calls": 8, "comparisons": 0}
+    assert own.peak_bytes == 4 * 2**20
 
 
 def test_a_constant_changes_no_difference(tmp_path):

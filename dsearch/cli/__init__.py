@@ -185,6 +185,15 @@ def _check(args: argparse.Namespace) -> None:
     print(f"{there} of {of} searches are there, all as they were written")
 
 
+def _export(args: argparse.Namespace) -> None:
+    from ..experiments.folder import Run
+    from ..experiments.geneval import export_geneval
+
+    chosen = {name: getattr(args, name) for name in ("method", "objective", "model", "budget")}
+    count = export_geneval(Run.open(args.run_folder).refuse_damage(), args.out, args.geneval, **chosen)
+    print(f"{args.out}: {count} images; python evaluation/evaluate_images.py {args.out} of GenEval reads them")
+
+
 def _report(args: argparse.Namespace) -> None:
     from ..experiments.folder import Run
     from ..report import report
@@ -449,6 +458,7 @@ COMMANDS = {
     "run": _run,
     "merge": _merge,
     "check": _check,
+    "export": _export,
     "report": _report,
     "compare": _compare,
     "plan": _plan,

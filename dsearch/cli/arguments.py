@@ -93,6 +93,16 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     check = command("check", "whether a run's searches are as they were written")
     check.add_argument("run_folder", type=Path, metavar="RUN")
 
+    export = command("export", "a run's images in the folders that another program reads")
+    export.add_argument("run_folder", type=Path, metavar="RUN")
+    export.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    export.add_argument(
+        "--geneval", type=Path, metavar="FILE", required=True, help="GenEval's layout, by its evaluation_metadata.jsonl"
+    )
+    for name in ("method", "objective", "model"):
+        export.add_argument(f"--{name}", help="whose images, where the run has several")
+    export.add_argument("--budget", type=int, help="number of the budget, from 0, where the run has several")
+
     report = command("report", "one HTML file that shows what a run's searches did")
     report.add_argument("run_folder", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, metavar="FILE", help="(default: RUN/report.html)")

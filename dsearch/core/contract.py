@@ -272,8 +272,12 @@ class Denoiser(Protocol):
     """A diffusion model as the search sees it. It holds no state of a search.
 
     A model may also have `release()`, called once when a search ends (to free offloaded modules, say);
-    `deterministic(x, pred, step)`, a step without noise that broadcasts like `step`, for deterministic lookahead; and
-    `preview(x0)`, a cheaper `decode` for values.
+    `deterministic(x, pred, step)`, a step without noise that broadcasts like `step`, for deterministic lookahead;
+    `preview(x0)`, a cheaper `decode` for values; and `renoise(x, level, to, noise)`, the forward kernel
+    q(x_to | x_level) to a noisier level, to < level, for plans that go back: x `[B, K, 1, ...]` and noise
+    `[B, K, w, ...]` as `noise` draws it -> `[B, K, w, ...]`. With x_i = a_i x_0 + s_i n it is
+    x_j = (a_j / a_i) x_i + sqrt(s_j^2 - (a_j / a_i)^2 s_i^2) z; after it, an exact reverse kernel leads back to the
+    model's law.
     """
 
     num_steps: int

@@ -206,7 +206,7 @@ def _plan(args: argparse.Namespace) -> None:
     plan = method.plan(args.steps)
     print("steps      beams  children  rows  scored")
     for (alive, width, score), steps in groupby(
-        range(plan.num_steps), key=lambda i: (plan.alive[i], plan.width[i], plan.score[i])
+        range(plan.num_moves), key=lambda i: (plan.alive[i], plan.width[i], plan.score[i])
     ):
         run = list(steps)
         span = f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}"

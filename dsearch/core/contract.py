@@ -213,24 +213,26 @@ class Choice:
 
 @dataclass(frozen=True)
 class Step:
-    """What one denoising step did.
+    """What one step of a plan did: a denoising step, or a move back in noise.
 
     Attributes:
         step: 0 for the first.
         alive: beams before it.
         width: children per beam; where a method draws one after another, the most that there could have been.
         values: `[B, N]` of all candidates, -inf for those that were not drawn; None where nothing was scored.
+        reached: the noise level after it; None where it is `step + 1`.
     """
 
     step: int
     alive: int
     width: int
     values: Tensor | None
+    reached: int | None = None
 
     @property
     def level(self) -> int:
         """The noise level reached."""
-        return self.step + 1
+        return self.step + 1 if self.reached is None else self.reached
 
 
 class Rng(Protocol):

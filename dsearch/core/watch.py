@@ -132,7 +132,7 @@ class Looking(Watcher):
 
     def survivors(self, step: Step, beams: Beams, engine: Engine) -> Tensor | None:
         """Looks, if it is time to, and stops whom it must."""
-        if step.level == 1:  # a new round of a noise search: what was seen of the last one says nothing of it
+        if step.step == 0:  # a new round of a noise search: what was seen of the last one says nothing of it
             self._drifts = self._stop = None
         if step.level == engine.denoiser.num_steps:
             return None
@@ -173,7 +173,8 @@ class Thumbnails(Watcher):
 
     def __init__(self, size: int) -> None:
         self.size = positive("thumbnails", size)
-        self._levels: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._now: list[tuple[Tensor, Tensor]] = []
+        self._steps: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def begin(self) -> Thumbnails:
         """For one search."""
@@ -188,14 +189,21 @@ class Thumbnails(Watcher):
             small = engine.show(candidates.pred.x0, candidates.prompt_index, level, self.small)
         else:
             small = self.small(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        self._levels.setdefault(level, []).append((candidates.child.cpu(), small))
+        self._now.append((candidates.child.cpu(), small))
+
+    def survivors(self, step: Step, beams: Beams, engine: Engine) -> Tensor | None:
+        """What was seen since the step before is this one's."""
+        if self._now:
+            self._steps.setdefault(step.step, []).extend(self._now)
+            self._now.clear()
+        return None
 
     def of(self, trace: Sequence[Step]) -> list[Tensor | None]:
         """For each step `[B, N, 3, h, w]` uint8 of all candidates, blank where none was drawn; None for no pictures."""
         return [self._all(step) for step in trace]
 
     def _all(self, step: Step) -> Tensor | None:
-        parts = self._levels.get(step.level)
+        parts = self._steps.get(step.step)
         if parts is None:
             return None
         first = parts[0][1]

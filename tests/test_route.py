@@ -13,10 +13,14 @@ import dsearch
 from dsearch import Bill, Plan, Target
 from dsearch.adapters import GaussianMixture, Masked, TokenChain
 from dsearch.adapters.toy import Quadratic
+from dsearch.cli.plans import plan_lines
 from dsearch.core import potential
 from dsearch.core.method import Method
 from dsearch.core.selection import best_child, top_k
 from dsearch.core.value import lookahead, posterior_mean
+from dsearch.experiments import runs
+from dsearch.experiments.experiment import Experiment, Model, Named
+from dsearch.report import _data
 
 T = 4
 
@@ -285,3 +289,37 @@ def test_a_method_that_draws_one_after_another_goes_back_too():
     result = run(replace(base, plan=lambda n: plan), denoiser=mixture())
     assert not result.cost.bill.exceeds(result.cost.planned)
     assert [step.level for step in result.trace] == [1, 2, 3, 4, 2, 3, 4]
+
+
+def test_a_plan_that_goes_back_is_told_in_lines_and_its_cycles_once():
+    lines = list(plan_lines(dsearch.methods.rerd(smooth, 3, 2, cycles=4, edit=0.2).plan(10)))
+    assert [line.split() for line in lines] == [
+        ["steps", "beams", "children", "rows", "scored", "levels"],
+        ["0-8", "2", "3", "6", "yes", "0", "to", "9"],
+        ["9", "2", "1", "2", "yes", "9", "to", "10"],
+        ["10", "2", "1", "2", "no", "10", "back", "to", "8"],
+        ["11", "2", "3", "6", "yes", "8", "to", "9"],
+        ["12", "2", "1", "2", "yes", "9", "to", "10"],
+        ["...", "3", "times", "in", "all,", "to", "step", "18"],
+        ["19", "2", "1", "2", "no", "10", "back", "to", "8"],
+        ["20", "2", "3", "6", "yes", "8", "to", "9"],
+        ["21", "2", "1", "2", "no", "9", "to", "10"],
+    ]
+    lines = list(plan_lines(dsearch.methods.abcd(smooth, 3, 2, 1, 5, (0.0, 0.5)).plan(4)))
+    assert lines[-2].split() == ["4", "2", "3", "12", "yes", "4", "back", "to", "0,", "2,", "and", "down", "again"]
+    assert lines[-1] == "... 5 times in all, to step 8"
+    straight_lines = list(plan_lines(straight()))
+    assert straight_lines == ["steps      beams  children  rows  scored", "0-3            2         1     2  no"]
+
+
+def test_a_run_keeps_the_levels_of_a_search_that_goes_back(tmp_path):
+    """And of a straight descent what it always kept."""
+    named = {"back": Named("rerd", {"width": 2, "cycles": 1, "edit": 0.5}), "down": Named("svdd", {"width": 2})}
+    experiment = Experiment(
+        prompts=("a",), rewards={"r": Named("given")}, objectives=("r",), models={"toy": Model("given")}, methods=named
+    )
+    found = runs.run(experiment, tmp_path / "run", given={"toy": mixture(), "r": smooth})
+    reached = {unit.method: found.trace(unit).reached for unit in found.finished}
+    assert reached == {"back": [1, 2, 3, 4, 2, 3, 4], "down": None}
+    shown = {search.unit.method: _data.lineage(search)["reached"] for search in _data.searches(found)}
+    assert shown == reached

@@ -17,7 +17,7 @@ from .selection import only_best_children
 from .steps import children, excursion, finished, light, narrow, noised, valued, where
 from .watch import Watching
 
-__all__ = ["expand", "go_back"]
+__all__ = ["expand", "go_back", "step_done"]
 
 
 def expand(
@@ -33,13 +33,13 @@ def expand(
     if plan.reached[i] == plan.num_steps:
         clean = children(engine, beams, level, width, drawn)
         survivors, images, rewards = finished(engine, method, plan, i, clean, watching)
-        return survivors, _done(plan, i, rewards), images
+        return survivors, step_done(plan, i, rewards), images
     best = plan.score[i] and only_best_children(method.select)
     if engine.share is not None or (best and plan.rows[i] > engine.block(len(beams.prompt_index))):
         survivors, values = _in_parts(engine, method, plan, i, beams, watching, drawn, best)
     else:
         survivors, values = _judged(engine, method, plan, i, children(engine, beams, level, width, drawn), watching)
-    return survivors, _done(plan, i, values), None
+    return survivors, step_done(plan, i, values), None
 
 
 def go_back(
@@ -60,9 +60,9 @@ def go_back(
         made = excursion(engine, beams, level, away, drawn)
     if plan.reached[i] == plan.num_steps:
         survivors, images, rewards = finished(engine, method, plan, i, made, watching, images)
-        return survivors, _done(plan, i, rewards), images
+        return survivors, step_done(plan, i, rewards), images
     survivors, values = _judged(engine, method, plan, i, made, watching)
-    return survivors, _done(plan, i, values), None
+    return survivors, step_done(plan, i, values), None
 
 
 def _judged(
@@ -75,7 +75,8 @@ def _judged(
     return narrow(engine, method, plan, i, candidates, values), values
 
 
-def _done(plan: Plan, i: int, values: Tensor | None) -> Step:
+def step_done(plan: Plan, i: int, values: Tensor | None) -> Step:
+    """What step i of the plan did, with the values `[B, N]` of its candidates."""
     reached = None if plan.route is None else plan.reached[i]
     return Step(i, plan.alive[i], plan.width[i], values, reached)
 

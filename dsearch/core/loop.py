@@ -70,7 +70,7 @@ def search(
     prompts = _checked(prompts)
     plan, groups = _planned(method, denoiser.num_steps, len(prompts))
     planned = plan.bill(method.costs(plan.num_steps))
-    rng, watching = _source(rng, seed, ids, groups), Watching(watch)
+    rng, watching = _source(rng, seed, ids, groups), Watching((*method.watch, *watch))
     if plan.route is not None:
         _refuse_return(denoiser, method, plan, share)
     if share is not None and (method.expand is not None or watching.sees_candidates):

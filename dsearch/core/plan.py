@@ -16,6 +16,7 @@ __all__ = [
     "Drop",
     "Plan",
     "Search",
+    "again",
     "drop_schedule",
     "dsearch_plan",
     "flip",
@@ -440,6 +441,41 @@ def pruning_plan(num_steps: int, beams: int, drops: Sequence[tuple[float, int]],
     at = {min(max(1, math.ceil(f * num_steps - 1e-9) - 1), idle) - 1: n for f, n in drops if idle}
     kept = list(accumulate(range(idle), lambda alive, i: at.get(i, alive), initial=beams))
     return Plan(beams, (1,) * num_steps, (*kept[1:], keep), (*(i in at for i in range(idle)), True))
+
+
+def again(plan: Plan, cycles: int, back: float, choose: bool = False) -> Plan:
+    """A descent whose last part is walked `cycles` times more, each time from the clean beams noised again.
+
+    A cycle goes back by the share `back` of the steps (rounded down, 1 at least). There every beam becomes as many as
+    the plan has alive at that level for each one that it ends with, and its steps follow as they were.
+
+    Args:
+        plan: a straight descent.
+        cycles: 0 or more.
+        back: in (0, 1]; 1 goes back to x_T.
+        choose: whether the clean beams are also chosen among before they go back (the selector sees them as final).
+
+    Raises:
+        ValueError: for a plan that goes back already, or a share outside (0, 1].
+    """
+    if plan.route is not None:
+        raise ValueError("this plan goes back in noise already; give a straight descent")
+    if not 0 < back <= 1:
+        raise ValueError(f"back={back} is outside (0, 1]; 1 goes back to pure noise")
+    end, ends = plan.num_steps, plan.keep[-1]
+    to = end - max(1, int(back * end + 1e-9))
+    wide = max(1, plan.alive[to] // ends)
+    moves = [(wide, ends * wide, False, to)]
+    for i in range(to, end):
+        n = moves[-1][1] * plan.width[i]
+        moves.append((plan.width[i], min(plan.keep[i], n) if plan.score[i] else n, plan.score[i], i + 1))
+    first = list(zip(plan.width, plan.keep, plan.score, plan.reached, strict=True))
+    walked = [*first, *moves * positive("cycles", cycles, at_least=0)]
+    if choose:
+        *before, last = walked
+        walked = [*((w, k, s or level == end, level) for w, k, s, level in before), last]
+    width, keep, score, route = zip(*walked, strict=True)
+    return Plan(plan.start, width, keep, score, route)
 
 
 def _drop(alive: int, step: tuple[bool, int]) -> int:

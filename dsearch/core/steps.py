@@ -55,11 +55,11 @@ def children(engine: Engine, beams: Beams, step: int, width: int, drawn: Tensor 
 
 def noised(engine: Engine, beams: Beams, level: int, to: int, width: int, drawn: Tensor | None = None) -> Beams:
     """Beams at a level -> their N children at a noisier one, predicted; those not `drawn [B, N]` cost nothing."""
-    (b, k), denoiser = beams.prompt_index.shape, engine.denoiser
-    # As of k w beams, not of w children: a sampler without noise of its own, of which these would be equal, refuses.
-    noise = denoiser.noise(to, (b, k * width, 1), engine.rng.under("renoise"))
+    denoiser, shape = engine.denoiser, (*beams.prompt_index.shape, 1)
+    # Child by child: a sampler without noise of its own refuses children, which would be equal; these are not.
+    noise = [denoiser.noise(to, shape, engine.rng.under(f"renoise {j}")) for j in range(width)]
     renoise: Callable[..., Tensor] = denoiser.renoise  # type: ignore[attr-defined]  # not all models have it
-    x = renoise(beams.x[:, :, None], level, to, noise.unflatten(1, (k, width)).squeeze(3)).flatten(1, 2)
+    x = renoise(beams.x[:, :, None], level, to, torch.cat(noise, dim=2)).flatten(1, 2)
     those = light(beams, width, drawn)
     engine.ragged |= drawn is not None
     return replace(those, x=x, pred=engine.predict(x, those.prompt_index, to))

@@ -17,7 +17,7 @@ from .contract import Beams, Reward, Step, own
 from .engine import Engine
 from .plan import positive
 
-__all__ = ["Called", "HeldOut", "Look", "Target", "Thumbnails", "Watcher", "Watching"]
+__all__ = ["Called", "HeldOut", "Look", "Target", "Thumbnails", "Unchanged", "Watcher", "Watching"]
 
 
 class Watcher:
@@ -71,6 +71,30 @@ class Target(Watcher):
     def survivors(self, step: Step, beams: Beams, engine: Engine) -> Tensor | None:
         """`[B]`: the best value is at the target; one that was never asked is nan."""
         return (beams.value >= self.reward).any(dim=1)
+
+
+class Unchanged(Watcher):
+    """A prompt goes back in noise no more once so many clean ends in a row have left it with the rewards it had.
+
+    Args:
+        patience: how many, 1 or more.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = positive("patience", patience)
+        self._last: Tensor | None = None
+        self._same: Tensor | None = None
+
+    def survivors(self, step: Step, beams: Beams, engine: Engine) -> Tensor | None:
+        """`[B]`, at a clean end: it has been the same for long enough."""
+        if step.level != engine.denoiser.num_steps:
+            return None
+        if self._last is not None:
+            same = (beams.value == self._last).all(dim=1)
+            before = torch.zeros_like(same, dtype=torch.long) if self._same is None else self._same
+            self._same = torch.where(same, before + 1, 0)
+        self._last = beams.value
+        return None if self._same is None else self._same >= self.patience
 
 
 class Look(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..core import potential, selection
 from ..core.contract import Beams, Memory, Reward, Scores, Step
 from ..core.engine import Engine
-from ..core.expand import expand
+from ..core.expand import expand, step_done
 from ..core.method import Method, Sized, Value
 from ..core.plan import Plan, uniform_plan
 from ..core.steps import children, scores_of, valued, where
@@ -89,7 +89,7 @@ def one_by_one(
         done = done | (drawing & improved(scores_of(engine, child, value, plan.reached[i], 1)))
     survivors = replace(best, kl=torch.full_like(best.kl, torch.nan), memory=left)
     values = rearrange(values, "b k j -> b (k j)")
-    return survivors, Step(i, plan.alive[i], reach, values, plan.reached[i]), None
+    return survivors, replace(step_done(plan, i, values), width=reach), None
 
 
 def improved(scores: Scores) -> Tensor:

@@ -150,8 +150,10 @@ def descend(
             trace.append(step)
             lineage.append(beams.child)
             stop = watching.stopped(step, beams, engine)
-            if images is not None and stop is not None and i < last and answers.found(stop, beams, images):
-                break
+            if images is not None and stop is not None and i < last:
+                if answers.found(stop, beams, images):
+                    break
+                stop = None
     except SearchError as error:
         if trace:
             error.beams, error.reached = beams, trace[-1].level
@@ -172,10 +174,12 @@ class Answers:
         self._held: tuple[Beams, Tensor] | None = None
 
     def found(self, stop: Tensor, beams: Beams, images: Tensor) -> bool:
-        """The groups that `stop [B]` end with these; whether that is all groups."""
-        self._done = stop if self._done is None else self._done | stop
-        self._held = beams, images
-        return bool(self._done.all())
+        """The groups that `stop [B]` end with these; whether that is all groups. It waits for the device."""
+        done = stop if self._done is None else self._done | stop
+        every, some = torch.stack([done.all(), done.any()]).tolist()
+        if some:
+            self._done, self._held = done, (beams, images)
+        return bool(every)
 
     def asleep(self, beams: Beams, engine: Engine) -> Beams:
         """Beams that are about to go back: those of groups that are done draw and cost nothing."""

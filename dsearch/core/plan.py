@@ -217,17 +217,19 @@ class Plan:
 
         The clean candidates are decoded and rewarded once, whether the last step is scored or not.
         """
-        bill, clean = Bill(self.model_calls), 0
-        at: dict[Bill, int] = {}  # rows by what one costs: most levels cost the same
+        judged: dict[int, int] = {}  # by level, which is asked once
         for i, level in enumerate(self.reached):
-            if level == self.num_steps:
-                clean += self.judged(i)
-            elif self.score[i]:
+            judged[level] = judged.get(level, 0) + self.judged(i)
+        clean = judged.pop(self.num_steps)
+        bill = Bill(self.model_calls, clean, clean)
+        at: dict[Bill, int] = {}  # rows by what one costs: most levels cost the same
+        for level, count in judged.items():
+            if count:
                 each = cost(level, self.num_steps)
-                at[each] = at.get(each, 0) + self.judged(i)
+                at[each] = at.get(each, 0) + count
         for each, count in at.items():
             bill = bill.plus(each, count)
-        return bill.plus(Bill(0, clean, clean))
+        return bill
 
 
 def _walked(route: tuple[Any, ...], plan: Plan) -> tuple[int | tuple[int, ...], ...]:

@@ -14,6 +14,7 @@ from .contract import Beams, Scores, map_tree, own, take, weight_dtype
 from .engine import Engine
 from .method import Method
 from .plan import Plan
+from .rng import move
 from .watch import Watching
 
 __all__ = ["children", "excursion", "finished", "first", "light", "narrow", "noised", "scores_of", "valued", "where"]
@@ -74,7 +75,7 @@ def excursion(engine: Engine, beams: Beams, level: int, away: tuple[int, ...], d
             front = replace(children(engine, front, at - 1, 1), child=front.child)
         those = [c for c, to in enumerate(away) if to == at]
         if those:
-            child = (number[:, None] + torch.tensor(those, device=number.device)).flatten()
+            child = (number[:, None] + _index(those, number.device)).flatten()
             if at == level:
                 left = beams.take((child // len(away)).expand(len(beams.x), -1))
             else:
@@ -127,7 +128,7 @@ def finished(
         images, rewards = engine.finish(clean.pred.x0, clean.prompt_index)
     else:
         assert before is not None
-        at = torch.tensor(moved, device=clean.x.device)
+        at = _index(moved, clean.x.device)
         made, said = engine.finish(clean.pred.x0[:, at], clean.prompt_index[:, at])
         images = before.repeat_interleave(plan.width[i], dim=1).index_copy(1, at, made)
         rewards = clean.value.to(said.dtype).index_copy(1, at, said)
@@ -155,6 +156,10 @@ def narrow(engine: Engine, method: Method, plan: Plan, i: int, candidates: Beams
     survivors = replace(candidates, value=values, memory=memory).take(choice.index)
     kl = survivors.kl + (torch.nan if choice.kl is None else choice.kl)
     return replace(survivors, log_w=choice.log_w, kl=kl)
+
+
+def _index(numbers: list[int], device: torch.device) -> Tensor:
+    return move(torch.tensor(numbers, device="cpu"), device)
 
 
 def scores_of(engine: Engine, candidates: Beams, values: Tensor, level: int, width: int) -> Scores:

@@ -23,12 +23,13 @@ from ._tables import Tables, exchanged, kernel_of
 __all__ = ["AnyPipeline"]
 
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "batch_size")
-_OURS = {
+OURS: dict[str, str] = {
     "prompt": "give prompts to the search",
     "latents": "a search draws its own start",
     "return_dict": "a search returns a Result",
     **dict.fromkeys(_COUNTS[:3], "the method says how many samples survive"),
 }
+"""What a search settles, and no call is given."""
 
 
 class _Start(NamedTuple):
@@ -207,10 +208,10 @@ class AnyPipeline:
     def _refuse_arguments(self) -> None:
         kind = type(self.pipe).__name__
         for name, value in self._call.items():
-            if name in _OURS:
-                raise TypeError(f"{name}={value!r} is not for the pipeline: {_OURS[name]}")
+            if name in OURS:
+                raise TypeError(f"{name}={value!r} is not for the pipeline: {OURS[name]}")
             if name not in self._parameters:
-                known = ", ".join(each for each in self._parameters if each not in ("self", *_OURS))
+                known = ", ".join(each for each in self._parameters if each not in ("self", *OURS))
                 raise TypeError(f"{kind} takes no {name}; it takes {known}")
         for name, part in self.pipe.components.items():
             if getattr(part, "is_cache_enabled", False):

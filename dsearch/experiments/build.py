@@ -14,7 +14,7 @@ from ..core.chunks import Chunks
 from ..core.contract import Denoiser, Reward
 from ..core.method import Method
 from .experiment import Experiment, ExperimentError, Named, Unit
-from .models import check_model, default_device, denoiser
+from .models import check_call, check_model, default_device, denoiser
 from .naming import attribute, check_reward, reward, unasked
 from .reader import from_data
 from .typed import bind, is_attribute
@@ -90,6 +90,8 @@ class Workshop:
                 self._at(("models", name), partial(self._is_given, name))
             else:
                 self._at(("models", name), partial(check_model, model))
+                for argument in model.call:
+                    self._at(("models", name, "call", argument), partial(check_call, model, argument))
             steps = self.given[name].num_steps if model.pipeline == "given" else model.num_steps
             if steps is None:
                 continue

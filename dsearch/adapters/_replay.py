@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ __all__ = [
     "seeded",
     "tensors",
 ]
+
+_SHARED = threading.RLock()
+"""Held where what all threads share is changed for a while: the global generator, a network's attention processors."""
 
 _KEPT = 4
 """Numbers of rows, or sets of prompts, whose variables are kept."""
@@ -162,10 +166,13 @@ class Replay:
     Args:
         frames: the calls, of one pipeline and the same arguments but for the prompt.
         layout: how they grow with rows; None where a call makes one sample only, and rows go one by one.
+
+    Attributes:
+        lock: held while a piece of the call runs: its pipeline and scheduler stand at one level at a time.
     """
 
     def __init__(self, frames: Sequence[Frame], layout: Layout | None) -> None:
-        self.frames, self.layout = frames, layout
+        self.frames, self.layout, self.lock = frames, layout, threading.RLock()
         self.pipe, self.items = frames[0].pipe, frames[0].items
         self.source: Source = read(type(self.pipe))
         self.levels = Levels(self.scheduler, self.items)
@@ -185,6 +192,10 @@ class Replay:
 
     def turn(self, x: Tensor, level: int, rows: Sequence[int]) -> Step:
         """`x [R, ...]` at a level, `rows [R]` naming their calls -> what the scheduler would be given."""
+        with self.lock:
+            return self._turn(x, level, rows)
+
+    def _turn(self, x: Tensor, level: int, rows: Sequence[int]) -> Step:
         source = self.source
         space = self._space(tuple(rows), source.reads)
         given = x.clone()
@@ -205,19 +216,24 @@ class Replay:
     def rest(self, made: Tensor, needs: Mapping[str, Any], place: int, level: int, rows: int, quiet: bool) -> Tensor:
         """What the rest of a turn makes of the step's result: the state `[R, ...]`; `quiet` without callbacks."""
         source = self.source
-        space = self._space((0,) * rows, source.rest_reads)
-        space.update(needs)
-        space[ITEM], space[ANSWER] = self.items[level], Answer(made)
-        if quiet:
-            space.update({name: None for name in ("callback", "callback_on_step_end") if name in space})
-        try:
-            exec(source.rest[place], space)
-        except Asked:
-            raise TypeError(f"{type(self.pipe).__name__} steps twice in a turn of its loop") from None
-        return space[source.state]
+        with self.lock:
+            space = self._space((0,) * rows, source.rest_reads)
+            space.update(needs)
+            space[ITEM], space[ANSWER] = self.items[level], Answer(made)
+            if quiet:
+                space.update({name: None for name in ("callback", "callback_on_step_end") if name in space})
+            try:
+                exec(source.rest[place], space)
+            except Asked:
+                raise TypeError(f"{type(self.pipe).__name__} steps twice in a turn of its loop") from None
+            return space[source.state]
 
     def tail(self, x: Tensor, **changed: Any) -> Any:
         """What the pipeline returns for clean states `[R, ...]`, with some variables of the call changed."""
+        with self.lock:
+            return self._tail(x, changed)
+
+    def _tail(self, x: Tensor, changed: Mapping[str, Any]) -> Any:
         source = self.source
         space = self._space((0,) * len(x), source.tail_reads)
         space = {name: copy.copy(v) if type(v) in (dict, list, set) else v for name, v in space.items()}
@@ -256,12 +272,13 @@ class Replay:
         if not leased:
             yield
             return
-        before = _processors(self.pipe)
-        _set_processors(self.pipe, leased, before)
-        try:
-            yield
-        finally:
-            _set_processors(self.pipe, before, {**before, **leased})
+        with _SHARED:
+            before = _processors(self.pipe)
+            _set_processors(self.pipe, leased, before)
+            try:
+                yield
+            finally:
+                _set_processors(self.pipe, before, {**before, **leased})
 
 
 class _Space(NamedTuple):
@@ -345,7 +362,7 @@ def tensors(made: Any) -> Tensor:
 @contextmanager
 def seeded(device: Any) -> Iterator[None]:
     """Within, global generators are at seed 0; after it, where they were."""
-    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+    with _SHARED, torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(0)
         yield
 

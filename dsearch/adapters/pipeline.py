@@ -185,12 +185,13 @@ class AnyPipeline:
         """The same with the cheap decoder in the place of the pipeline's `vae`, where one was given."""
         if self._cheap is None:
             return self.decode(x0)
-        before = self._home.pipe.vae
-        object.__setattr__(self._home.pipe, "vae", self._cheap)
-        try:
-            return self.decode(x0)
-        finally:
-            object.__setattr__(self._home.pipe, "vae", before)
+        with self._home.lock:
+            before = self._home.pipe.vae
+            object.__setattr__(self._home.pipe, "vae", self._cheap)
+            try:
+                return self.decode(x0)
+            finally:
+                object.__setattr__(self._home.pipe, "vae", before)
 
     @torch.no_grad()
     def output(self, x0: Tensor, **changed: Any) -> Any:

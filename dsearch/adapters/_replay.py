@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ._rows import Growth, alike, growth, joined
+from ._rows import Growth, alike, by_length, growth, joined
 from ._source import ANSWER, ITEM, Asked, Left, Returned, Source, read
 from ._tables import Levels
 
@@ -183,6 +184,14 @@ class Replay:
         """The scheduler that the loop steps, as the call had set it."""
         return getattr(self.pipe, self.source.schedulers[0])
 
+    @property
+    def indexed(self) -> bool:
+        """Whether rows of several calls can be named by an index on the device: no list grows with them."""
+        if self.layout is None:
+            return False
+        read = [how for name, how in self.layout.values.items() if name in self.source.reads]
+        return not any(map(by_length, [*read, *self.layout.own.values()]))
+
     def together(self) -> bool:
         """Whether rows of different calls can go through the network in one."""
         read = [(self.source.reads, [f.values for f in self.frames], self.layout.values)] if self.layout else []
@@ -190,19 +199,20 @@ class Replay:
             alike([values.get(name) for values in held], how.get(name)) for names, held, how in read for name in names
         )
 
-    def turn(self, x: Tensor, level: int, rows: Sequence[int]) -> Step:
+    def turn(self, x: Tensor, level: int, rows: Sequence[int] | Tensor) -> Step:
         """`x [R, ...]` at a level, `rows [R]` naming their calls -> what the scheduler would be given."""
         with self.lock:
             return self._turn(x, level, rows)
 
-    def _turn(self, x: Tensor, level: int, rows: Sequence[int]) -> Step:
+    def _turn(self, x: Tensor, level: int, rows: Sequence[int] | Tensor) -> Step:
         source = self.source
-        space = self._space(tuple(rows), source.reads)
+        first, named = (0, rows) if isinstance(rows, Tensor) else (rows[0], tuple(rows))
+        space = self._space(named, source.reads)
         given = x.clone()
         space[source.state], space[ITEM] = given, self.items[level]
         for name in set(source.schedulers):
             self.levels.stand(getattr(self.pipe, name), level)
-        with self._as_left(rows[0]):
+        with self._as_left(first):
             try:
                 exec(source.turn, space)
             except Asked as asked:
@@ -246,13 +256,18 @@ class Replay:
                 return returned.value
         raise TypeError(f"{type(self.pipe).__name__} returns nothing after its loop")
 
-    def _space(self, rows: tuple[int, ...], names: frozenset[str]) -> dict[str, Any]:
+    def _space(self, rows: tuple[int, ...] | Tensor, names: frozenset[str]) -> dict[str, Any]:
         """The variables of a call of these rows; those of `names` that grow have grown."""
-        key = rows if len(self.frames) > 1 else (len(rows),)
-        space = self._spaces.pop(key, None) or _Space({**self.source.names, **self.frames[rows[0]].values}, {}, set())
-        self._spaces[key] = space  # the last one used comes last
-        if len(self._spaces) > _KEPT:
-            del self._spaces[next(iter(self._spaces))]
+        if isinstance(rows, Tensor):  # on the device: which rows they are is not asked, for the answer would be awaited
+            frame = self.frames[0]
+            space = _Space({**self.source.names, **frame.values}, {}, set())
+        else:
+            key = rows if len(self.frames) > 1 else (len(rows),)
+            frame, known = self.frames[rows[0]], self._spaces.pop(key, None)
+            space = known or _Space({**self.source.names, **frame.values}, {}, set())
+            self._spaces[key] = space  # the last one used comes last
+            if len(self._spaces) > _KEPT:
+                del self._spaces[next(iter(self._spaces))]
         if self.layout is not None:
             for name in self.layout.values.keys() & (names - space.grown):
                 held = [frame.values[name] for frame in self.frames]
@@ -260,7 +275,7 @@ class Replay:
                 space.grown.add(name)
             for name in self.layout.own.keys() - space.own.keys():
                 space.own[name] = joined([f.own[name] for f in self.frames], self.layout.own[name], rows)
-        for name, value in {**self.frames[rows[0]].own, **space.own}.items():
+        for name, value in {**frame.own, **space.own}.items():
             if name != "_interrupt":  # which a callback sets
                 object.__setattr__(self.pipe, name, value)
         return {**space.values, "self": self.pipe}
@@ -331,8 +346,29 @@ def _grows(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Growth]:
 
 def _processors(pipe: Any) -> dict[str, dict[str, Any]]:
     """By component, the attention processors that it has; PAG and its like set some for the time of a call."""
+    if not _leases(type(pipe)):  # type: ignore[arg-type]
+        return {}
     parts = {name: part for name, part in pipe.components.items() if hasattr(part, "set_attn_processor")}
     return {name: dict(part.attn_processors) for name, part in parts.items()}
+
+
+@cache
+def _leases(kind: Any) -> bool:
+    """Whether the source of a pipeline speaks of processors; looking for them walks over whole networks."""
+    modules = {base.__module__ for base in kind.__mro__}
+    ours = [name for name in modules if not name.startswith(_FOR_ALL)]
+    return any("attn_proc" in _text(name) for name in ours)
+
+
+def _text(module: str) -> str:
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (OSError, TypeError, KeyError):
+        return "attn_proc"  # it cannot be read, so they are looked for
+
+
+_FOR_ALL = ("builtins", "typing", "diffusers.loaders", "diffusers.pipelines.pipeline_utils", "diffusers.configuration")
+"""What all pipelines are made of: processors that these set are the user's, and stay."""
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

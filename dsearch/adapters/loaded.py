@@ -22,8 +22,9 @@ def from_pipeline(pipe: Any, **options: Any) -> Denoiser:
 
         denoiser = dsearch.adapters.from_pipeline(pipe, num_inference_steps=30, guidance_scale=5.0)
 
-    is `StableDiffusionXL(pipe, num_inference_steps=30, guidance_scale=5.0)` for a `StableDiffusionXLPipeline`. A
-    subclass of your own is searched as the class it derives from: a `__call__` of its own is not run.
+    is `StableDiffusion(pipe, num_inference_steps=30, guidance_scale=5.0)` for a `StableDiffusionPipeline`, and for most
+    others `AnyPipeline(pipe, ...)`. A subclass of your own of one that has an adapter is searched as the class it
+    derives from: a `__call__` of its own is not run.
 
     Args:
         pipe: the pipeline, loaded and on its device; it is not changed.
@@ -53,8 +54,8 @@ def adapter_of(pipe: Any) -> Any:
     if _is_pipeline(pipe):
         return adapters.AnyPipeline
     raise TypeError(
-        f"no adapter takes a {type(pipe).__name__}; those taken: {', '.join(sorted(taken()))}. Any object with the "
-        "methods of dsearch.Denoiser can be searched"
+        f"no adapter takes a {type(pipe).__name__}; give a pipeline of diffusers. Any object with the methods of "
+        "dsearch.Denoiser can be searched, too"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import methods
 from ._optional import optional
-from .adapters.loaded import adapter_of, options_of, refuse_unknown
+from .adapters.loaded import adapter_for, adapter_of, options_of, refuse_unknown
 from .core.chunks import Chunks
 from .core.contract import Denoiser, Rng
 from .core.engine import Share
@@ -97,7 +97,7 @@ def _denoiser(model: Any, options: Mapping[str, Any]) -> Denoiser:
     missing = [name for name in DENOISER if not hasattr(model, name)]
     kind = type(model).__name__
     if isinstance(model, type) or "predict" in missing:
-        adapter = adapter_of(model)
+        adapter = adapter_of(model) if isinstance(model, type) else adapter_for(model, options)
         refuse_unknown("search", options, dict.fromkeys([*named, *options_of(adapter, model)]))
         return adapter(model, **options)
     if missing:

@@ -317,7 +317,7 @@ def _changes(args: argparse.Namespace, bills: Sequence[int]) -> dict[str, Any]:
     for bill in bills:
         positive("a bill in plain samples", bill)
     found: dict[str, Any] = {
-        "models": {_named(args): model.as_dict()},
+        "models": {_named(args): model},
         "budgets": [{"model_calls": bill * model.num_steps} for bill in bills],
     }
     if args.seeds is not None:
@@ -437,7 +437,11 @@ def _model(args: argparse.Namespace) -> Model:
         raise UsageError(f"--steps {args.steps}: num_inference_steps={args.steps} must be at least 1")
     said = {name: getattr(args, name) for name in ("guidance_scale", "eta", "noise")}
     given = {name: value for name, value in said.items() if value is not None}
-    return Model(args.model, args.steps, args.dtype, args.device, args.preview, given)
+    call = dict(_option(text) for text in args.call)
+    try:
+        return Model(args.model, args.steps, args.dtype, args.device, args.preview, given, call)
+    except ValueError as error:
+        raise UsageError(f"--call {error}") from error
 
 
 def _named(args: argparse.Namespace) -> str:

@@ -160,6 +160,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance-scale", type=_number, help="(default: 2.5 for the box, else the model's own)")
     parser.add_argument("--eta", type=_number, help="strength of a step's noise (default: 1, or as --noise has it)")
     parser.add_argument("--noise", help="of flow models: posterior (default), cps, flow-sde, dance or full")
+    parser.add_argument(
+        "--call",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the pipeline's own call: image=cat.png (a file), strength=0.7, guidance_rescale=0.7, ...",
+    )
     parser.add_argument("--device", help=f"(default here: {default_device()})")
     parser.add_argument(
         "--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda, float32 in the box)"

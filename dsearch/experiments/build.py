@@ -17,7 +17,7 @@ from ..core.method import Method
 from ..core.tournament import by_reward
 from .experiment import Experiment, ExperimentError, Named, Unit
 from .finals import final, judge_of, unjudged
-from .models import check_model, default_device, denoiser
+from .models import check_call, check_model, default_device, denoiser
 from .naming import as_named, attribute, check_reward, reward, unasked
 from .reader import from_data
 from .typed import bind, is_attribute
@@ -96,6 +96,8 @@ class Workshop:
                 self._at(("models", name), partial(self._is_given, name))
             else:
                 self._at(("models", name), partial(check_model, model))
+                for argument in model.call:
+                    self._at(("models", name, "call", argument), partial(check_call, model, argument))
             steps = self.given[name].num_steps if model.pipeline == "given" else model.num_steps
             if steps is None:
                 continue

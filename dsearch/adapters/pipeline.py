@@ -23,6 +23,8 @@ from ._tables import Tables, exchanged, kernel_of
 __all__ = ["AnyPipeline"]
 
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "batch_size")
+_ANY = "a picture"
+"""The prompt of calls that are asked for shapes only; to some pipelines an empty one means none."""
 _OURS = {
     "prompt": "give prompts to the search",
     "latents": "a search draws its own start",
@@ -108,7 +110,7 @@ class AnyPipeline:
         self._refuse_arguments()
         self._exchanged = {n: new for n, s in schedulers(pipe).items() if (new := exchanged(s)) is not None}
         draws = Draws()
-        frame = self._frame(self._arguments("", 1), draws)
+        frame = self._frame(self._arguments(_ANY, 1), draws)
         self._state = self._state_of(frame)
         self._layout = self._grows(frame)
         self._home = Replay([frame], self._layout)
@@ -116,6 +118,7 @@ class AnyPipeline:
         self.num_steps = len(frame.items)
         self.kernel: Kernel = kernel_of(self._home.levels, self._noise, self._state.device)
         self._shape: tuple[int, ...] = ()  # of a sample as the scheduler sees it, known from the first turn
+        self._decodes_rows = True
         self._growths: dict[str, Growth | None] = {}
         self._turns: dict[int, _Turn] = {}
 
@@ -123,12 +126,15 @@ class AnyPipeline:
 
     def encode(self, prompts: list[str]) -> list[Replay]:
         """Prompts -> the pipeline's calls, left at their loop: one that takes rows of all, or one for each prompt."""
-        if self._check and not checked(self.pipe, self._arguments(prompts[0], 1), self._exchanged, self._layout):
-            self._layout = self._home.layout = None  # rows of one call are not those of several: one by one
+        if self._check:
+            together = checked(self.pipe, self._arguments(prompts[0], 1), self._exchanged, self._layout)
+            if not together.turns:
+                self._layout = self._home.layout = None  # rows of one call are not those of several: one by one
+            self._decodes_rows = together.tails
         object.__setattr__(self._home.pipe, "_interrupt", False)
         frames = [self._frame(self._arguments(prompt, 1)) for prompt in prompts]
-        together = Replay(frames, self._layout)
-        return [together] if together.together() else [Replay([frame], self._layout) for frame in frames]
+        whole = Replay(frames, self._layout)
+        return [whole] if whole.together() else [Replay([frame], self._layout) for frame in frames]
 
     def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """Where the pipeline starts, `[B, K, ...]`: pure noise, or a noised image where it is given one."""
@@ -173,7 +179,7 @@ class AnyPipeline:
 
     def decode(self, x0: Tensor) -> Tensor:
         """`[R, ...]` -> the pipeline's own output in [0, 1], float32: `[R, 3, H, W]`, videos `[R, F, 3, H, W]`."""
-        if self._layout is None and len(x0) > 1:
+        if (self._layout is None or not self._decodes_rows) and len(x0) > 1:
             return torch.cat([self.decode(x0[r : r + 1]) for r in range(len(x0))])
         made = tensors(self._home.tail(x0)[0])
         if len(made) != len(x0):
@@ -247,7 +253,7 @@ class AnyPipeline:
         counted = any(name in self._parameters for name in _COUNTS)
         for by_list in [False] * counted + [True] * ("prompt" in self._parameters):
             with suppress(Exception):
-                two = self._frame(self._arguments("", 2, by_list))
+                two = self._frame(self._arguments(_ANY, 2, by_list))
                 self._state_of(two, 2)
                 return Layout.of(one, two)
         return None
@@ -269,7 +275,7 @@ class AnyPipeline:
         return laws[0] if laws else _Start(self._state.float(), 0.0)
 
     def _law_of(self, k: int, noise: Tensor) -> _Start | None:
-        frames = [self._frame(self._arguments("", 1), Draws(k, constant)) for constant in (0.0, 1.0)]
+        frames = [self._frame(self._arguments(_ANY, 1), Draws(k, constant)) for constant in (0.0, 1.0)]
         mean, shifted = (self._state_of(frame).float() for frame in frames)
         scale = shifted - mean
         moved = scale.abs() > 1e-6
@@ -300,6 +306,12 @@ class AnyPipeline:
 
     def _left(self, step: Step, level: int, count: int) -> tuple[Tensor, ...]:
         """What the turn made and its rest reads: tensors of so many rows; all else is kept with the level."""
+        if self._layout is None:  # the turn of a single row: all its tensors are that row's
+            alone = {name: value for name, value in step.needs.items() if isinstance(value, Tensor)}
+            same = {name: value for name, value in step.needs.items() if name not in alone}
+            names = tuple((name, False) for name in alone)
+            self._turns[level] = _Turn(step.place, same, {}, names, len(step.sample) != 1)
+            return tuple(value[None] for value in alone.values())
         if any(name not in self._growths and _may_grow(value) for name, value in step.needs.items()):
             self._growths |= self._learnt(level)
         fixed, numbers, rows, tensors = {}, {}, [], []
@@ -340,7 +352,7 @@ class AnyPipeline:
 
         if self._layout is None:
             each = [
-                rest(flat[r : r + 1], {n: v if n in turn.fixed else v[r : r + 1] for n, v in needs.items()})
+                rest(flat[r : r + 1], {n: v if n in turn.fixed else v[r] for n, v in needs.items()})
                 for r in range(len(flat))
             ]
             return torch.cat(each).unflatten(0, tuple(batch_shape))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..core.contract import Prediction, Rng, map_tree
+from ..core.frames import evenly
+from ..core.plan import positive
 from ..core.rng import move
 from ._check import checked
 from ._kernel import Kernel
@@ -77,6 +79,9 @@ class AnyPipeline:
         noise: of flow models, the kind: `posterior`, `cps`, `flow-sde`, `dance` or `full`, each by default of the eta
             that its source takes (formulas and sources: docs/models.md).
         preview: a cheap decoder for the values of a search, in the place of the pipeline's `vae`: an `AutoencoderTiny`.
+        preview_frames: of videos, how many latent frames the values of a search see, evenly spread; None for all.
+            Where the decoder takes frames by themselves (AnimateDiff) they are those of the video, and where it
+            compresses time (Wan) about those. The video that is returned is decoded in full.
         check: whether, before its first search, a pipeline class is run for a few steps beside its own call, in order
             and at shuffled levels, and refused where they differ. Once a process for each class and scheduler.
         **call: what you would pass to `pipe(...)`, prompt apart: `num_inference_steps`, guidance, images, masks,
@@ -99,10 +104,12 @@ class AnyPipeline:
         eta: float | None = None,
         noise: str = "posterior",
         preview: Any = None,
+        preview_frames: int | None = None,
         check: bool = True,
         **call: Any,
     ) -> None:
         self.pipe, self._cheap, self._check, self._call = pipe, preview, check, call
+        self._few = None if preview_frames is None else positive("preview_frames", preview_frames)
         self._noise = noise_of(noise, eta)
         self.eta = self._noise.eta
         self._source = read(type(pipe))
@@ -121,6 +128,8 @@ class AnyPipeline:
         self._decodes_rows = True
         self._growths: dict[str, Growth | None] = {}
         self._turns: dict[int, _Turn] = {}
+        if self._few is not None:
+            self._time, self._places = self._frames_seen(self._few)
 
     # ---- the denoiser ---------------------------------------------------------------------------------------
 
@@ -187,7 +196,9 @@ class AnyPipeline:
         return made
 
     def preview(self, x0: Tensor) -> Tensor:
-        """The same with the cheap decoder in the place of the pipeline's `vae`, where one was given."""
+        """The same with the cheap decoder in the place of the pipeline's `vae`, and of few frames, where so asked."""
+        if self._few is not None:
+            x0 = x0.index_select(self._time, move(torch.tensor(self._places, device="cpu"), x0.device))
         if self._cheap is None:
             return self.decode(x0)
         before = self._home.pipe.vae
@@ -283,6 +294,20 @@ class AnyPipeline:
             return None
         usual = float(scale.median())
         return _Start(mean, usual if bool(((scale - usual).abs() < 1e-4 * abs(usual)).all()) else scale)
+
+    @torch.no_grad()
+    def _frames_seen(self, few: int) -> tuple[int, list[int]]:
+        """The axis of frames in a state, and which of them previews decode: tried on the state at hand."""
+        for axis in (2, 1) if self._state.ndim == 5 else ():
+            places = evenly(few, self._state.shape[axis])
+            part = self._state.index_select(axis, torch.tensor(places, device=self._state.device))
+            with suppress(Exception):  # the channels' axis: its parts are none that a decoder takes
+                if self.decode(part).ndim == 5:
+                    return axis, places
+        raise ValueError(
+            f"preview_frames={few}: {type(self.pipe).__name__} carries {self._source.state} of shape "
+            f"{tuple(self._state.shape)}, which has no axis of frames that its decoder takes in part; leave it None"
+        )
 
     # ---- turns ----------------------------------------------------------------------------------------------
 

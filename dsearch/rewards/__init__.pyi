@@ -19,6 +19,7 @@ from .combine import retried as retried
 from .combine import weighted as weighted
 from .compressibility import Compressibility as Compressibility
 from .compressibility import Incompressibility as Incompressibility
+from .framewise import Framewise as Framewise
 from .hps import HPS as HPS
 from .image_reward import ImageReward as ImageReward
 from .ocr import OCR as OCR

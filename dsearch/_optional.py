@@ -13,6 +13,7 @@ EXTRAS = {
     "clip": ("open_clip", "torchvision"),
     "ocr": ("rapidocr", "onnxruntime"),
     "metrics": ("torchmetrics",),
+    "video": ("imageio_ffmpeg",),
 }
 """What is imported, by the extra of `pyproject.toml` that brings it; where two do, it is named once."""
 

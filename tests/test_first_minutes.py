@@ -587,7 +587,7 @@ def test_a_plain_install_has_what_the_extras_have():
     named = [re.split(r"[<>=]", need)[0] for need in project["dependencies"]]
     assert set(project["dependencies"]) == set(project["dependencies"][:3]) | {*extras["diffusers"], *extras["runs"]}
     assert named[:3] == core and len(named) == len(set(named))
-    modules = {"pillow": "PIL", "pyyaml": "yaml", "open_clip_torch": "open_clip"}
+    modules = {"pillow": "PIL", "pyyaml": "yaml", "open_clip_torch": "open_clip", "imageio-ffmpeg": "imageio_ffmpeg"}
     for extra, libraries in EXTRAS.items():
         brought = {re.split(r"[<>=]", need)[0] for need in extras[extra]}
         assert set(libraries) <= {modules.get(name, name) for name in brought}

@@ -205,12 +205,12 @@ def _plan(args: argparse.Namespace) -> None:
     method = _sized(build.method(Named(args.method, _options(args)), build.unasked), budget, args.steps)
     plan = method.plan(args.steps)
     print("steps      beams  children  rows  scored")
-    for (alive, width, score), steps in groupby(
-        range(plan.num_steps), key=lambda i: (plan.alive[i], plan.width[i], plan.score[i])
+    for (alive, width, rows, score), steps in groupby(
+        range(plan.num_steps), key=lambda i: (plan.alive[i], plan.width[i], plan.rows[i], plan.score[i])
     ):
         run = list(steps)
         span = f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}"
-        print(f"{span:9} {alive:6} {width:9} {alive * width:5}  {'yes' if score else 'no'}")
+        print(f"{span:9} {alive:6} {width:9} {rows:5}  {'yes' if score else 'no'}")
     print(f"ends with {plan.keep[-1]} of {plan.start} beams; {_priced(method, args.steps)}")
     others = _at_the_bill(method, args.steps)
     print(f"\nothers within {method.bill(args.steps).model_calls:,} rows of the network:")

@@ -13,6 +13,7 @@ from .budget import Budget
 from .contract import Beams, Potential, Reward, Rng, Selector, Step
 from .engine import Engine
 from .plan import Bill, Plan
+from .tree import Program
 from .watch import Watching
 
 __all__ = ["Expand", "Method", "Rounds", "Sized", "Source", "Value"]
@@ -90,6 +91,8 @@ class Method:
         name: for tables and errors.
         rounds: for noise search, the runs among which the beams are divided.
         expand: how a step draws and chooses; None for all children at once (`dsearch.core.expand`).
+        program: for a search that decides as it goes (`dsearch.core.tree`); its plan is the costliest run that it may
+            come to, and says how many images are returned.
     """
 
     plan: Callable[[int], Plan]
@@ -101,18 +104,19 @@ class Method:
     name: str = "method"
     rounds: Rounds | None = None
     expand: Expand | None = None
+    program: Program | None = None
 
     def bill(self, num_steps: int) -> Bill:
         """What a run of `num_steps` will cost a group at most, known before anything is spent.
 
-        A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early spend less.
+        A group is a prompt, or the whole pool where `pool` is set. Methods that stop early or decide as they go spend less.
         """
         return self.plan(num_steps).bill(self.costs(num_steps))
 
     def cost(self, level: int, num_steps: int) -> Bill:
         """What the value of one candidate that the plan draws at a level costs at most.
 
-        A method with an `expand` of its own may draw it later, where values may cost more.
+        A method that decides as it goes may draw it later, where values may cost more.
         """
         return self.costs(num_steps)(level, num_steps)
 
@@ -123,6 +127,11 @@ class Method:
         levels = [self.value.cost(level, num_steps) for level in range(1, num_steps)]
         most = list(accumulate(reversed(levels), lambda *two: Bill(*map(max, *two))))
         return lambda level, _: most[num_steps - 1 - level]
+
+    @property
+    def decides(self) -> bool:
+        """Whether what it draws depends on what it found, so that it may spend less than its bill."""
+        return self.expand is not None or self.program is not None
 
     def checked(self) -> Method:
         """Itself, after a look at the plan of a single step: bad sizes are refused where a method is made."""

@@ -257,6 +257,14 @@ class Watching:
         return any(map(_sees_candidates, self._at_work))
 
     @property
+    def sees_survivors(self) -> bool:
+        """Whether any listens for the survivors of steps on the way."""
+        return any(
+            bool(one.asked.every) if isinstance(one, Looking) else type(one).survivors is not Watcher.survivors
+            for one in self._at_work
+        )
+
+    @property
     def looks(self) -> list[Look]:
         """What held-out rewards said; empty without any."""
         return [look for watcher in self._at_work if isinstance(watcher, Looking) for look in watcher.looks]

@@ -190,7 +190,11 @@ def compared(page, device, search):
 
 # ---- methods ------------------------------------------------------------------------------------------------
 
-WAITS = {"published": lambda trace: 1, "rbf": lambda trace: 1 + 2 * max(step.width for step in trace)}
+WAITS = {
+    "published": lambda trace: 1,
+    "abcd": lambda trace: 1,
+    "rbf": lambda trace: 1 + 2 * max(step.width for step in trace),
+}
 """The most waits in a step, of the methods that cannot do without (docs/engine.md)."""
 
 

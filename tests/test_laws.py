@@ -47,7 +47,9 @@ def step_by_step(example):
 
 def test_methods_are_found():
     named = {"best_of_n", "dsearch", "dsearch_r", "plain", "published", "svdd", "beam", "psp", "fk", "tempered", "code"}
-    assert named | {"rbf", "random_search", "zero_order", "tuned"} <= {method.id for method in METHODS}
+    assert named | {"rbf", "random_search", "zero_order", "tuned", "rerd", "sop", "abcd"} <= {
+        method.id for method in METHODS
+    }
 
 
 @every_method
@@ -160,6 +162,8 @@ def test_permuting_the_beams_of_a_group_permutes_the_result(example, seed, data)
     one = run(method, prompts, rng=recorder, watch=[lambda step, beams: seen.append(beams.x)])
     if {kind for kind, _, _ in recorder.drawn} != {"normal"}:
         pytest.skip("its selector draws")
+    if any(one.plan.away(i) for i in range(one.plan.num_moves)):
+        pytest.skip("its excursions draw for children")
 
     rounds = 1 if method.rounds is None else method.rounds.count
     beams = one.plan.start // rounds
@@ -202,8 +206,11 @@ def test_lineage_replays_the_latents_through_the_recorded_noise(example, seed):
         pytest.skip("its noise is mixed from that of several rounds")
     recorder = Recorder(dsearch.KeyedRng(seed, (0,) if method.pool else tuple(range(len(PROMPTS)))))
     result = run(method, denoiser=denoiser, rng=recorder)
+    plan = result.plan
+    if any(plan.away(i) for i in range(plan.num_moves)):
+        pytest.skip("a path does not say which of the excursions' rows were whose")
     path, ancestor, cond = result.lineage.path(), result.lineage.ancestor(), denoiser.encode(PROMPTS)
-    assert path.shape == (*result.rewards.shape, denoiser.num_steps)
+    assert path.shape == (*result.rewards.shape, plan.num_moves)
     beams = result.plan.start // (method.rounds.count if method.rounds else 1)
 
     def noise(b, use, step, beam, *child):
@@ -220,10 +227,15 @@ def test_lineage_replays_the_latents_through_the_recorded_noise(example, seed):
         prompt = torch.tensor([PROMPTS.index(result.prompts[b][k])])
         for i, width in enumerate(result.lineage.width):
             beam, child = divmod(path[b, k, i].item(), width)
-            out, x0 = denoiser.predict(x[None], i, cond, prompt)
+            level, to, leg = plan.levels[i], plan.reached[i], f"leg {plan.legs[i]}/" if plan.legs[i] else ""
+            if to < level:
+                z = noise(b, f"{leg}renoise {child}/noise", to, beam, 0)
+                x = denoiser.renoise(x[None, None, None], level, to, z[None, None, None])[0, 0, 0]
+                continue
+            out, x0 = denoiser.predict(x[None], level, cond, prompt)
             pred = dsearch.Prediction(tuple(leaf[None, :, None] for leaf in out), x0[None, :, None])
-            x = denoiser.step(x[None, None, None], pred, i, noise(b, "noise", i, beam, child)[None, None, None])
-            x = x[0, 0, 0]
+            z = noise(b, f"{leg}noise", level, beam, child)[None, None, None]
+            x = denoiser.step(x[None, None, None], pred, level, z)[0, 0, 0]
         assert torch.equal(x, result.latents[b, k])
 
 
@@ -234,9 +246,11 @@ def test_the_trace_has_every_step_s_beams_width_and_values(example):
     plan = result.plan
     reach = [1 + sum(w - 1 for w in plan.width[: i + 1]) for i in range(5)] + [1]  # what can have rolled over
     widths = plan.width if method.expand is None else reach
-    assert [(s.step, s.alive, s.width) for s in result.trace] == [*zip(range(6), plan.alive, widths, strict=True)]
+    moves = [*zip(range(plan.num_moves), plan.alive, widths, plan.reached, strict=True)]
+    seen = [(s.step, s.alive, s.width, s.level) for s in result.trace]
+    assert seen == moves
     for i, step in enumerate(result.trace):
-        if plan.score[i] or i == 5:
+        if plan.score[i] or plan.reached[i] == plan.num_steps:
             assert step.values.shape == (len(result.images), plan.alive[i] * widths[i])
             assert not step.values.isnan().any()
             drawn = step.values > -torch.inf
@@ -257,10 +271,11 @@ def test_a_watching_function_meets_every_step_of_every_round_with_its_survivors(
     method = step_by_step(example)
     result = run(method, watch=[lambda step, beams: met.append((step, beams))])
     rounds = 1 if method.rounds is None else method.rounds.count
-    assert [step.step for step, _ in met] == [*range(6)] * rounds
+    assert [step.step for step, _ in met] == [*range(len(result.trace))] * rounds
     for at, (step, beams) in enumerate(met):
         i, whole = step.step, result.trace[step.step]
-        here = slice(at // 6 * step.alive * step.width, (at // 6 + 1) * step.alive * step.width)
+        past = at // len(result.trace) * step.alive * step.width
+        here = slice(past, past + step.alive * step.width)
         assert (step.values is None) == (whole.values is None)
         if step.values is not None:
             assert torch.equal(step.values, whole.values[:, here])  # the rounds stand side by side in the result
@@ -322,7 +337,8 @@ def test_a_target_saves_rows_and_leaves_each_prompt_to_itself(example, seed, tar
             group(run(method, [prompt], seed=seed, ids=[name], watch=[dsearch.Target(target)]), 0),
             group(together, b),
         )
-        if method.rounds is not None:  # where a prompt's rounds end while others go on, its trace has empty places
+        # Where a prompt's rounds or cycles end while others go on, its trace has empty places.
+        if method.rounds is not None or together.plan.route is not None:
             alone, among = (
                 {key: g[key] for key in ("images", "rewards", "latents", "prompts")} for g in (alone, among)
             )

@@ -46,6 +46,8 @@ METHODS = {
     "FK </b>": Named("fk", {"particles": 4, "lam": 60.0, "every": 2}),
     "RBF": Named("rbf", {"width": 3, "beams": 2}),
     "rounds": Named("random_search", {"candidates": 2, "rounds": 3}),
+    "RERD": Named("rerd", {"width": 2, "beams": 2, "cycles": 2, "edit": 0.5}),
+    "ABCD": Named("abcd", {"n": 3, "keep": 2, "cycles": 2, "levels": [0.3, 0.7]}),
     "pool": Named("published", {"bs": 6, "duplicate_size": 2, "oversamplerate": 2, "drop_schedule": "linear"}),
 }
 

@@ -43,8 +43,9 @@ def scored(result):
 
 
 def drawn(result):
-    """Candidates that were valued on the way to the clean end."""
-    return sum(int((step.values > -torch.inf).sum()) for step in result.trace[:-1] if step.values is not None)
+    """Candidates that were valued on the way, and not at a clean end, where they are decoded anyway."""
+    noisy = [step.values for step in result.trace if step.level < result.plan.num_steps and step.values is not None]
+    return sum(int((values > -torch.inf).sum()) for values in noisy)
 
 
 @every_method

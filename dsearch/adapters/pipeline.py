@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
@@ -170,6 +171,24 @@ class AnyPipeline:
         """The same without noise, for deterministic lookahead; broadcasts like `step`."""
         out, sample = self._seen(x, pred.out)
         return self._rest(self.kernel.deterministic(out, step, sample), pred.out.left, step)
+
+    def renoise(self, x: Tensor, level: int, to: int, noise: Tensor) -> Tensor:
+        """The forward kernel q(x_to | x_level) of the scheduler's marginals; broadcasts like `step`.
+
+        What the pipeline starts without noise (a given first frame, say) stays as it is.
+
+        Raises:
+            ValueError: where the scheduler steps fewer or more numbers than a sample has.
+        """
+        shape = self._state.shape[1:]
+        if math.prod(self._shape) != shape.numel():
+            raise ValueError(
+                f"{type(self.pipe).__name__} steps {self._shape} of samples {tuple(shape)}, so these cannot be noised "
+                "again; take a method that does not go back in noise"
+            )
+        again = self.kernel.renoise(x, level, to, noise.reshape(*noise.shape[:3], *shape))
+        scale = self._start.scale
+        return torch.where(scale == 0, x, again) if isinstance(scale, Tensor) else again
 
     def decode(self, x0: Tensor) -> Tensor:
         """`[R, ...]` -> the pipeline's own output in [0, 1], float32: `[R, 3, H, W]`, videos `[R, F, 3, H, W]`."""

@@ -25,6 +25,7 @@ from ..experiments.experiment import Experiment, Model, Named
 from ..experiments.quiet import hush
 from ..experiments.reader import load
 from .arguments import parser
+from .plans import plan_lines
 from .terminal import Plain, plain_output
 
 if TYPE_CHECKING:
@@ -204,13 +205,8 @@ def _plan(args: argparse.Namespace) -> None:
         raise UsageError("--within seconds=... needs a model to measure; use it with generate")
     method = _sized(build.method(Named(args.method, _options(args)), build.unasked), budget, args.steps)
     plan = method.plan(args.steps)
-    print("steps      beams  children  rows  scored")
-    for (alive, width, rows, score), steps in groupby(
-        range(plan.num_steps), key=lambda i: (plan.alive[i], plan.width[i], plan.rows[i], plan.score[i])
-    ):
-        run = list(steps)
-        span = f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}"
-        print(f"{span:9} {alive:6} {width:9} {rows:5}  {'yes' if score else 'no'}")
+    for line in plan_lines(plan):
+        print(line)
     print(f"ends with {plan.keep[-1]} of {plan.start} beams; {_priced(method, args.steps)}")
     others = _at_the_bill(method, args.steps)
     print(f"\nothers within {method.bill(args.steps).model_calls:,} rows of the network:")

@@ -129,15 +129,16 @@ class Forest:
             for request in requests:
                 nodes, noise = self.trees[b].born(request)
                 answers[b] += nodes
-                for node, (name, place) in zip(nodes, noise, strict=False):
-                    source = self.sources[b].under(name) if name else self.sources[b]
-                    parts = source.parts(place + 1)
-                    parts.seek(place, 1)
-                    arrivals.setdefault((request.node.level, node.level), []).append(_Row(b, node, request.node, parts))
                 if isinstance(request, Value):
                     for node in nodes:
                         if math.isnan(node.value):
                             unvalued.setdefault(node.level, {})[node] = b
+                    continue
+                for node, (name, place) in zip(nodes, noise, strict=True):
+                    source = self.sources[b].under(name) if name else self.sources[b]
+                    parts = source.parts(place + 1)
+                    parts.seek(place, 1)
+                    arrivals.setdefault((request.node.level, node.level), []).append(_Row(b, node, request.node, parts))
         for (level, to), rows in sorted(arrivals.items()):
             self._arrive(rows, to, self._made(rows, level, to))
         for level, whose in sorted(unvalued.items()):
@@ -223,22 +224,22 @@ class Forest:
             lineage.append(torch.arange(count, device=drawn.device).repeat(len(nodes), 1))
             parents.append(filled([[n.parent.number for n in some if n.parent] for some in nodes], 0, torch.long))
             if valued and watching.sees_candidates:
-                self._show(nodes, values, drawn, level, watching)
+                self._show(nodes, trace[-1], drawn, watching)
         return trace, lineage, parents
 
-    def _show(
-        self, nodes: list[list[Node]], values: Tensor, drawn: Tensor, level: int, watching: Watching
-    ) -> None:
+    def _show(self, nodes: list[list[Node]], step: Step, drawn: Tensor, watching: Watching) -> None:
         """Tells who watches candidates of all nodes of a level."""
-        some = next(node for row in nodes for node in row)
+        values, some = step.values, next(node for row in nodes for node in row)
+        assert values is not None
         padded = [row + [some] * (drawn.shape[1] - len(row)) for row in nodes]
         x, pred = map_tree(lambda *leaves: torch.cat(leaves), *(self._gathered(row) for row in padded))
         group = torch.arange(len(nodes), device=x.device)[:, None]
         beams = replace(_beams(x, pred, torch.where(drawn, group, -1)), value=values)
-        clean = level == self.engine.denoiser.num_steps
+        clean = step.level == self.engine.denoiser.num_steps
         images = torch.stack([torch.stack([self.images[n] for n in row]) for row in padded]) if clean else None
         self.engine.ragged = True
-        watching.candidates(beams, values, level, self.engine, images)
+        watching.candidates(beams, values, step.level, self.engine, images)
+        watching.stopped(step, beams, self.engine)  # all nodes live on
 
 
 class _Row(NamedTuple):
@@ -287,7 +288,9 @@ def grow(engine: Engine, method: Method, plan: Plan, groups: int, watching: Watc
     keep = plan.keep[-1]
     nodes = [program.choose(tree, keep) for tree in trees]
     if any(len(some) != keep for some in nodes):
-        raise RuntimeError(f"{method.name} ended with {min(map(len, nodes))} images of a prompt, but its plan keeps {keep}")
+        raise RuntimeError(
+            f"{method.name} ended with {min(map(len, nodes))} images of a prompt, but its plan keeps {keep}"
+        )
     beams, images = forest.chosen(nodes)
     trace, lineage, parents = forest.traced(watching)
     return Grown(beams, images, trace, lineage, parents, trees)

@@ -14,14 +14,14 @@ from .chunks import Chunks
 from .contract import Beams, Denoiser, Rng, Step, take
 from .engine import Engine, Share
 from .errors import Interrupted, SearchError
-from .expand import expand
+from .expand import expand, go_back
 from .grow import Grown, grow
 from .meter import Meter
 from .method import Method
 from .plan import Bill, Plan
 from .result import Cost, Lineage, Result
 from .rng import KeyedRng
-from .steps import first, narrow
+from .steps import first, narrow, where
 from .watch import HeldOut, Watcher, Watching
 
 __all__ = ["Watch", "search"]
@@ -71,9 +71,11 @@ def search(
     prompts = _checked(prompts)
     plan, groups = _planned(method, denoiser.num_steps, len(prompts))
     planned = plan.bill(method.costs(plan.num_steps))
-    rng, watching = _source(rng, seed, ids, groups), Watching(watch)
+    rng, watching = _source(rng, seed, ids, groups), Watching((*method.watch, *watch))
     if method.program is not None:
         _refuse_tree(method, rng, share, watching)
+    if plan.route is not None or (method.program is not None and method.program.goes_back):
+        _refuse_return(denoiser, method, plan, share)
     if share is not None and (method.expand is not None or watching.sees_candidates):
         who = (
             f"{method.name} draws one child after another" if method.expand else "what watches candidates sees its own"
@@ -148,23 +150,67 @@ def descend(
     """The loop: one run of the plan, from x_T to its clean survivors; groups that are `asleep [B]` are not drawn."""
     step_of = method.expand or expand
     beams, stop, images = first(engine, method, (groups, plan.start), asleep), None, None
-    trace, lineage = list[Step](), list[Tensor]()
+    trace, lineage, answers = list[Step](), list[Tensor](), Answers()
+    last = plan.num_moves - 1
     try:
-        for i in range(plan.num_steps):
-            beams, step, images = step_of(engine, method, plan, i, beams, watching, stop)
+        for i, leg in enumerate(plan.legs):
+            with engine.drawing(engine.rng.under(f"leg {leg}") if leg else engine.rng):
+                if plan.goes_back(i):
+                    beams = answers.asleep(beams, engine)
+                    beams, step, images = go_back(engine, method, plan, i, beams, watching, stop, images)
+                else:
+                    beams, step, images = step_of(engine, method, plan, i, beams, watching, stop)
+            if images is not None:
+                beams, images = answers.instead(beams, images)
             trace.append(step)
             lineage.append(beams.child)
             stop = watching.stopped(step, beams, engine)
+            if images is not None and stop is not None and i < last:
+                if answers.found(stop, beams, images):
+                    break
+                stop = None
     except SearchError as error:
         if trace:
-            error.beams, error.reached = beams, len(trace)
+            error.beams, error.reached = beams, trace[-1].level
         raise
     except KeyboardInterrupt as error:
         if trace:
-            raise Interrupted(beams, len(trace)) from error
+            raise Interrupted(beams, trace[-1].level) from error
         raise
     assert images is not None
     return Descent(beams, images, trace, lineage, stop)
+
+
+class Answers:
+    """What groups end with that a watcher stopped at a clean end before the last: they go back no more."""
+
+    def __init__(self) -> None:
+        self._done: Tensor | None = None
+        self._held: tuple[Beams, Tensor] | None = None
+
+    def found(self, stop: Tensor, beams: Beams, images: Tensor) -> bool:
+        """The groups that `stop [B]` end with these; whether that is all groups. It waits for the device."""
+        done = stop if self._done is None else self._done | stop
+        every, some = torch.stack([done.all(), done.any()]).tolist()
+        if some:
+            self._done, self._held = done, (beams, images)
+        return bool(every)
+
+    def asleep(self, beams: Beams, engine: Engine) -> Beams:
+        """Beams that are about to go back: those of groups that are done draw and cost nothing."""
+        if self._done is None:
+            return beams
+        engine.ragged = True
+        return replace(beams, prompt_index=torch.where(self._done[:, None], -1, beams.prompt_index))
+
+    def instead(self, beams: Beams, images: Tensor) -> tuple[Beams, Tensor]:
+        """Clean beams and their images `[B, K, ...]`, where a group is done those that it ended with."""
+        if self._done is None or self._held is None:
+            return beams, images
+        old, shown = self._held
+        new = ~self._done[:, None].expand_as(beams.child)
+        beams = replace(where(new, beams, old), child=beams.child)
+        return beams, torch.where(self._done.view(-1, *[1] * (images.ndim - 1)), shown, images)
 
 
 def _rounds(engine: Engine, method: Method, plan: Plan, groups: int, watching: Watching) -> Descent:
@@ -181,7 +227,7 @@ def _rounds(engine: Engine, method: Method, plan: Plan, groups: int, watching: W
             break
     run = _beside(runs)
     index = torch.arange(run.beams.value.shape[1], device=run.beams.x.device).expand_as(run.beams.value)
-    best = narrow(engine, method, plan, plan.num_steps - 1, replace(run.beams, child=index), run.beams.value)
+    best = narrow(engine, method, plan, plan.num_moves - 1, replace(run.beams, child=index), run.beams.value)
     child, images = take(run.beams.child, best.child), take(run.images, best.child)
     if asleep is not None or not method.rounds.independent:  # how many rounds there are then depends on the rewards
         best = replace(best, kl=torch.full_like(best.kl, torch.nan))
@@ -253,6 +299,28 @@ def _planned(method: Method, num_steps: int, prompts: int) -> tuple[Plan, int]:
     if method.pool and plan.start < prompts:
         raise ValueError(f"{plan.start} pooled beams cannot carry {prompts} prompts; start more or pass fewer")
     return plan, 1 if method.pool else prompts
+
+
+def _refuse_return(denoiser: Denoiser, method: Method, plan: Plan, share: Share | None) -> None:
+    """Noises a sample again, of which nothing is spent: what a model cannot do is said before anything is.
+
+    Raises:
+        TypeError: for a model that has no `renoise`.
+        ValueError: where several processes share the search; whatever the model's `renoise` refuses.
+    """
+    if not hasattr(denoiser, "renoise"):
+        raise TypeError(
+            f"{method.name} goes back in noise, and {type(denoiser).__name__} has no renoise(x, level, to, noise); "
+            "give it one, or take another method"
+        )
+    if share is not None:
+        raise ValueError(
+            f"{method.name} goes back in noise, which {share.size} processes cannot share; give at least {share.size} "
+            "prompts, so that each process has its own, or one process"
+        )
+    rng = KeyedRng(0, (0,))
+    x, noise = denoiser.start((1, 1), rng), denoiser.noise(0, (1, 1, 1), rng)
+    denoiser.renoise(x[:, :, None], plan.num_steps, 0, noise)
 
 
 def _source(rng: Rng | None, seed: int, ids: Sequence[Hashable] | None, groups: int) -> Rng:

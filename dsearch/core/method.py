@@ -12,9 +12,9 @@ from torch import Tensor
 from .budget import Budget
 from .contract import Beams, Potential, Reward, Rng, Selector, Step
 from .engine import Engine
-from .plan import Bill, Plan
+from .plan import Bill, Plan, again
 from .tree import Program
-from .watch import Watching
+from .watch import Watcher, Watching
 
 __all__ = ["Expand", "Method", "Rounds", "Sized", "Source", "Value"]
 
@@ -93,6 +93,7 @@ class Method:
         expand: how a step draws and chooses; None for all children at once (`dsearch.core.expand`).
         program: for a search that decides as it goes (`dsearch.core.tree`); its plan is the costliest run that it may
             come to, and says how many images are returned.
+        watch: what watches every search of it: its rule to stop, say.
     """
 
     plan: Callable[[int], Plan]
@@ -105,11 +106,13 @@ class Method:
     rounds: Rounds | None = None
     expand: Expand | None = None
     program: Program | None = None
+    watch: tuple[Watcher, ...] = ()
 
     def bill(self, num_steps: int) -> Bill:
         """What a run of `num_steps` will cost a group at most, known before anything is spent.
 
-        A group is a prompt, or the whole pool where `pool` is set. Methods that stop early or decide as they go spend less.
+        A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early or decide as they go
+        spend less.
         """
         return self.plan(num_steps).bill(self.costs(num_steps))
 
@@ -137,6 +140,32 @@ class Method:
         """Itself, after a look at the plan of a single step: bad sizes are refused where a method is made."""
         self.plan(1)
         return self
+
+    def refined(self, cycles: int = 2, back: float = 0.25) -> Method:
+        """This method, and then `cycles` times its last part again, from its clean beams noised again.
+
+        A cycle is billed as the part of the descent that it is, and draws noise of its own. Beams that nothing chooses
+        among keep the model's law, for the forward kernel and an exact reverse kernel after it do (restarts: Xu et al.
+        2023, arXiv 2306.14878). What is returned is the last cycle's, not the best of all.
+
+        Args:
+            cycles: after the first descent; 0 is the method itself.
+            back: share of the steps that a cycle walks again, in (0, 1]; at 1 it restarts from pure noise.
+
+        Raises:
+            ValueError: for a share outside (0, 1]; for a method that goes back already, that decides as it goes, or
+                that searches noise in rounds, which restart as it is; when
+                planned, where a cycle ends with fewer beams than the descent.
+        """
+        if self.rounds is not None:
+            raise ValueError(f"{self.name} runs in rounds, each from pure noise; raise rounds")
+        if self.program is not None:
+            raise ValueError(f"{self.name} decides as it goes, and has no last part to go again; raise its size")
+        plan = self.plan
+        if isinstance(plan, Sized):
+            make, size = plan.make, plan.size
+            return replace(self, plan=Sized(lambda n, steps: again(make(n, steps), cycles, back), size)).checked()
+        return replace(self, plan=lambda steps: again(plan(steps), cycles, back)).checked()
 
     def within(self, budget: Budget, num_steps: int) -> Method:
         """This method at the largest size whose bill for `num_steps` stays within the budget; all else stays.

@@ -125,10 +125,11 @@ class Tree:
 
     def best(self, keep: int = 1) -> list[Node]:
         """The clean nodes of the highest rewards; of equal ones the first."""
-        return sorted(self.leaves, key=lambda node: -node.value)[:keep]
+        rewarded = (node for node in self.leaves if not math.isnan(node.value))
+        return sorted(rewarded, key=lambda node: -node.value)[:keep]
 
     def bill(self, *requests: Request) -> Bill:
-        """What requests cost: a row for each sample that arrives at a noisy level, a decode and a reward for a clean one."""
+        """What requests cost: a row for a sample that arrives at a noisy level, a decode and a reward for an image."""
         whole, asked = Bill(), set[Node]()
         for request in requests:
             match request:
@@ -194,6 +195,11 @@ class Tree:
 class Program(Protocol):
     """A search that decides as it goes."""
 
+    @property
+    def goes_back(self) -> bool:
+        """Whether it asks for `Noise`, which the model must then have (`renoise`)."""
+        ...
+
     def grow(self, tree: Tree) -> Generator[Request | Sequence[Request], Answer, None]:
         """Yields requests, one or some at once, and is answered with their nodes in order.
 
@@ -208,6 +214,11 @@ class Program(Protocol):
 
 class Best:
     """What most programs return: the best images of the tree."""
+
+    @property
+    def goes_back(self) -> bool:
+        """Most never do."""
+        return False
 
     def choose(self, tree: Tree, keep: int) -> list[Node]:
         """`keep` clean nodes, best first."""
@@ -224,7 +235,7 @@ def descend(tree: Tree, node: Node, values: bool = False) -> Generator[Request, 
 
 
 def pilot(tree: Tree, runs: int) -> Generator[Request, Answer, list[list[float]]]:
-    """Plain runs with their values. Returns, for levels 0 to T - 1, the sorted values there; of level 0 there are none."""
+    """Plain runs with their values. Returns those of each level below the clean one, sorted; of level 0 none."""
     for _ in range(runs):
         yield from descend(tree, tree.root, values=True)
     return [sorted(node.value for node in nodes if not math.isnan(node.value)) for nodes in tree.levels[:-1]]

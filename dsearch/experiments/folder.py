@@ -52,6 +52,7 @@ class Trace(NamedTuple):
         values: `[B, N]` of all candidates of a step; None where nothing was scored.
         child: `[B, K]` which of the N candidates each survivor of a step was.
         order: `[B, K]` which of the last survivors each image is, best first.
+        reached: the level after each step, of a plan that goes back in noise; None for a straight descent.
     """
 
     prompts: list[str]
@@ -60,6 +61,7 @@ class Trace(NamedTuple):
     values: list[Tensor | None]
     child: list[Tensor]
     order: Tensor
+    reached: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ class Run:
             [held.get(f"values.{i}") for i in steps],
             [held[f"child.{i}"].long() for i in steps],
             held["order"].long(),
+            about.get("reached"),
         )
 
     def thumbnails(self, unit: Unit) -> dict[tuple[int, int], bytes]:

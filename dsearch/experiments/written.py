@@ -73,6 +73,8 @@ def trace_bytes(result: Result) -> bytes:
         "alive": [step.alive for step in result.trace],
         "width": [step.width for step in result.trace],
     }
+    if any(step.reached is not None for step in result.trace):
+        about["reached"] = [step.level for step in result.trace]
     return save(held, {"trace": json.dumps(about)})
 
 

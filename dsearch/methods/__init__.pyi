@@ -1,5 +1,6 @@
 # Written by `make api`, for type checkers; at run time the folder finds its modules.
 
+from .abcd import abcd as abcd
 from .beam import beam as beam
 from .best_of_n import best_of_n as best_of_n
 from .code import code as code
@@ -11,6 +12,8 @@ from .psp import psp as psp
 from .published import published as published
 from .random_search import random_search as random_search
 from .rbf import rbf as rbf
+from .rerd import rerd as rerd
+from .sop import sop as sop
 from .svdd import svdd as svdd
 from .tempered import tempered as tempered
 from .tuned import tuned as tuned

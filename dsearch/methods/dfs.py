@@ -58,13 +58,16 @@ def dfs(
     bars = bar if bar is None or isinstance(bar, int | float) else tuple(bar)
 
     def plan(back: int, num_steps: int) -> Plan:
-        if isinstance(bars, tuple) and len(bars) not in (num_steps - 1, 0) and num_steps > 1:
-            raise ValueError(f"bar names {len(bars)} levels, but there are {num_steps - 1} on the way; give one for each")
+        if isinstance(bars, tuple) and num_steps > 1 and len(bars) != num_steps - 1:
+            raise ValueError(
+                f"bar names {len(bars)} levels, but there are {num_steps - 1} on the way; give one for each"
+            )
         first, far = _levels(num_steps, start, depth)
         nodes = [runs + 1 + back] * num_steps + [runs + 1]
         values = [0 if level == 0 else runs + (1 + back) * (level >= first) for level in range(num_steps)]
         more = back * (min(far, num_steps - 1) + 1)  # rows of the ways back, and as many values at most
-        asked = sum(values) - back * max(0, num_steps - first) + more
+        again = max(0, num_steps - first)  # levels that are judged
+        asked = sum(values) - back * again + back * min(min(far, num_steps - 1) + 1, again)
         return tree_plan(back, nodes, values, calls=(runs + 1) * num_steps + more, asked=asked)
 
     return Method(
@@ -92,6 +95,11 @@ class DepthFirst(Best):
     pass_rate: float
     start: float
     depth: float
+
+    @property
+    def goes_back(self) -> bool:
+        """In noise."""
+        return True
 
     def grow(self, tree: Tree) -> Generator[Request, list[Node], None]:
         """The pilot, then one way down with so many ways back."""

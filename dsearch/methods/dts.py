@@ -8,7 +8,7 @@ from ..core import potential, selection
 from ..core.contract import Reward
 from ..core.method import Method, Sized
 from ..core.plan import Plan, positive, tree_plan
-from ..core.tree import Draw, Node, Request, Tree
+from ..core.tree import Best, Draw, Node, Request, Tree
 from ..core.value import posterior_mean
 
 __all__ = ["dts", "dts_star"]
@@ -22,8 +22,8 @@ def dts(
     A run goes down the tree, among the children of a node by softmax(lam v), to the first node that has fewer children
     than its cap, ceil(spread N^growth) after N visits (progressive widening). There it draws a new child and goes on
     plainly to an image; all its states become nodes. The reward is then backed up along its path:
-    v(x_t) = (1 / lam) log mean over children of exp(lam v(child)), the soft Bellman equation. What is returned are draws
-    from the finished tree, which cost nothing, so that several of `keep` may be the same image.
+    v(x_t) = (1 / lam) log mean over children of exp(lam v(child)), the soft Bellman equation. What is returned are
+    draws from the finished tree, which cost nothing, so that several of `keep` may be the same image.
 
     The paper's form of the widening and its constants were not seen; these are usual ones.
 
@@ -71,7 +71,7 @@ def dts_star(
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Best):
     """The tree of `dts`."""
 
     lam: float
@@ -131,9 +131,7 @@ class Search(Sampling):
         log_n = math.log(max(1, node.visits))
         return max(node.children, key=lambda child: child.soft + self.explore * math.sqrt(log_n / child.visits))
 
-    def choose(self, tree: Tree, keep: int) -> list[Node]:
-        """The best image."""
-        return tree.best(keep)
+    choose = Best.choose
 
 
 def _checked(lam: float, spread: float, growth: float) -> tuple[float, float, float]:

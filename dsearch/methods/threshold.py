@@ -37,7 +37,7 @@ def threshold(
 
     bar="parent" is `rbf` for one beam. RBF as its authors' code has it, which differs from their paper, is
     `threshold(reward, width, bar="best", starts=25, spend_all=True)`: x_T is the best of 25, the bar is the best value
-    so far, and what is left is spent on clean children, the best of which is returned (theirs returns a posterior mean).
+    so far, and what is left is spent on clean children, of which the best is returned (a posterior mean in theirs).
 
     Args:
         reward: `(images, prompts) -> [N]`.
@@ -63,7 +63,9 @@ def threshold(
 
     def plan(width: int, num_steps: int) -> Plan:
         if isinstance(bars, tuple) and num_steps > 1 and len(bars) != num_steps - 1:
-            raise ValueError(f"bar names {len(bars)} levels, but there are {num_steps - 1} on the way; give one for each")
+            raise ValueError(
+                f"bar names {len(bars)} levels, but there are {num_steps - 1} on the way; give one for each"
+            )
         idle = num_steps - 1
         reach = [1 + (width - 1) * level for level in range(1, num_steps)]  # a level gets all that is left, or less
         nodes = [runs + starts, *(runs + n for n in reach), runs + 1 + spend_all * (width - 1) * idle]

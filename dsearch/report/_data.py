@@ -172,7 +172,7 @@ def lineage(search: Search) -> dict[str, Any]:
 
     Candidate j of step i is a child of beam `j // width[i]`, which is candidate `child[i - 1][beam]` of the step
     before, or beam `beam` of x_T. `values` are float32, of the scored steps one after another; `child` is None where
-    all candidates lived on in their order.
+    all candidates lived on in their order. `reached` are the levels of a search that goes back in noise.
     """
     trace, b = search.trace, search.group
     values = [search.values(i) for i in range(len(trace.alive))]
@@ -181,6 +181,7 @@ def lineage(search: Search) -> dict[str, Any]:
     return {
         "alive": trace.alive,
         "width": trace.width,
+        "reached": trace.reached,
         "scored": [part is not None for part in values],
         "values": base64.b64encode(torch.cat(scored).numpy().astype("<f4").tobytes()).decode() if scored else "",
         "child": [_moved(child[b].tolist(), n) for child, n in zip(trace.child, search.rows, strict=True)],

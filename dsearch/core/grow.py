@@ -34,7 +34,7 @@ class Grown:
         images: `[B, K, ...]` theirs.
         trace: one `Step` per level; `alive` and the values are those of the nodes there, -inf where a tree has fewer.
         lineage: for each level `[B, N]`, every node, by its number.
-        parent: for each level `[B, N]`, the number of each node's parent, at the level before.
+        parent: for each level `[B, N]`, the number of each node's parent, at the level before; -1 where there is none.
         trees: one per prompt.
     """
 
@@ -222,7 +222,7 @@ class Forest:
             valued = bool((drawn & ~values.isnan()).any())
             trace.append(Step(level - 1, before, 1, values if valued else None))
             lineage.append(torch.arange(count, device=drawn.device).repeat(len(nodes), 1))
-            parents.append(filled([[n.parent.number for n in some if n.parent] for some in nodes], 0, torch.long))
+            parents.append(filled([[n.parent.number for n in some if n.parent] for some in nodes], -1, torch.long))
             if valued and watching.sees_candidates:
                 self._show(nodes, trace[-1], drawn, watching)
         return trace, lineage, parents

@@ -25,8 +25,8 @@ class Lineage:
         child: for each step `[B, K_i]`, which of its N candidates each survivor was, in beam order.
         width: children per beam, for each step.
         order: `[B, K]`, which of the last beams each row of the result is (the result is sorted best first).
-        parent: for each step `[B, N_i]`, which beam each candidate came from; None where siblings stand side by side,
-            so that candidate j came from beam `j // width`.
+        parent: for each step `[B, N_i]`, which beam each candidate came from, -1 where there is none; None where
+            siblings stand side by side, so that candidate j came from beam `j // width`.
     """
 
     child: tuple[Tensor, ...]
@@ -61,7 +61,9 @@ class Lineage:
 
     def _parent(self, step: int, candidates: Tensor) -> Tensor:
         """`[B, K]` the beams before a step that candidates came from."""
-        return candidates // self.width[step] if self.parent is None else take(self.parent[step], candidates)
+        if self.parent is None:
+            return candidates // self.width[step]
+        return take(self.parent[step], candidates).clamp(min=0)  # what is none is counted with the first
 
 
 @dataclass(frozen=True)

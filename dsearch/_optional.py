@@ -12,6 +12,8 @@ EXTRAS = {
     "runs": ("PIL", "matplotlib", "safetensors", "scipy", "tqdm", "yaml"),
     "clip": ("open_clip", "torchvision"),
     "ocr": ("rapidocr", "onnxruntime"),
+    "metrics": ("torchmetrics",),
+    "video": ("imageio_ffmpeg",),
 }
 """What is imported, by the extra of `pyproject.toml` that brings it; where two do, it is named once."""
 

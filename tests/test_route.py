@@ -104,7 +104,7 @@ def brute_force(plan):
 @given(routes())
 def test_the_bill_of_any_list_of_moves_is_a_brute_force_count_and_what_is_spent(plan):
     assert plan.bill() == brute_force(plan)
-    assert (plan.model_calls, plan.decodes, plan.reward_calls) == plan.bill()
+    assert Bill(plan.model_calls, plan.decodes, plan.reward_calls) == plan.bill()
     reward = CountedReward(smooth)
     denoiser = Counted(GaussianMixture([[0.0, 0.0], [1.0, 2.0]], num_steps=T))
     result = run(searching(plan, reward=reward), PROMPTS, denoiser)

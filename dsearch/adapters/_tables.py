@@ -59,7 +59,9 @@ class Levels:
         scheduler.timesteps = self.times
         sigmas = getattr(scheduler, "sigmas", None)
         if sigmas is not None and len(sigmas) > self.begin + n:
-            scheduler.sigmas = sigmas[self.begin : self.begin + n + 1]
+            sigmas = sigmas[self.begin : self.begin + n + 1]
+        if isinstance(sigmas, Tensor):
+            scheduler.sigmas = sigmas.cpu()  # some look into their tables, which would wait for the device
         if hasattr(scheduler, "_step_index"):
             scheduler._step_index = scheduler._begin_index = None
         if type(scheduler).__name__ in ("LCMScheduler", "TCDScheduler"):  # they know their last step by its count

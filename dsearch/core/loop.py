@@ -22,6 +22,7 @@ from .plan import Bill, Plan
 from .result import Cost, Lineage, Result
 from .rng import KeyedRng
 from .steps import first, narrow, where
+from .tournament import Tournament
 from .watch import HeldOut, Watcher, Watching
 
 __all__ = ["Watch", "search"]
@@ -43,6 +44,7 @@ def search(
     watch: Sequence[Watch] = (),
     progress: bool | Callable[..., Any] = False,
     share: Share | None = None,
+    final: Tournament | None = None,
 ) -> Result:
     """Sample every prompt with the method and return the survivors, best first.
 
@@ -61,6 +63,8 @@ def search(
         progress: True for a bar over the planned network rows, or a tqdm-like class to make one.
         share: this process's part of the candidates, where several run one search together; `dsearch.distributed`
             makes it.
+        final: how the survivors are ranked at the end, `tournament(judge)` say, in the place of the method's own way;
+            by default by their rewards. Its comparisons are in the bill.
 
     Raises:
         ValueError: for prompts, ids or a plan that cannot be, before anything is spent.
@@ -69,8 +73,9 @@ def search(
         Interrupted: on a KeyboardInterrupt after the first step, with the survivors so far.
     """
     prompts = _checked(prompts)
+    method = method if final is None else replace(method, final=final)
     plan, groups = _planned(method, denoiser.num_steps, len(prompts))
-    planned = plan.bill(method.costs(plan.num_steps))
+    planned = method.bill(plan.num_steps)
     rng, watching = _source(rng, seed, ids, groups), Watching((*method.watch, *watch))
     if method.program is not None:
         _refuse_tree(method, rng, share, watching)
@@ -100,6 +105,10 @@ def search(
         order = run.beams.value.argsort(dim=-1, descending=True, stable=True)
         beams, images = run.beams.take(order), take(run.images, order)
         texts = [[prompts[p] for p in group] for group in beams.prompt_index.tolist()]
+        outcome = None if method.final is None else engine.judged(method.final, images, beams, texts)
+        if outcome is not None:
+            ranked = outcome.order.to(order.device)
+            beams, images, order = beams.take(ranked), take(images, ranked), take(order, ranked)
         watching.end(images, beams.value, texts, engine)
         engine.settle()
         spent = meter.spent if share is None else share.total(meter.spent)
@@ -122,6 +131,7 @@ def search(
         chunks=engine.chunks,
         looks=watching.looks,
         thumbnails=watching.thumbnails(run.trace),
+        final=outcome,
     )
 
 
@@ -298,6 +308,7 @@ def _planned(method: Method, num_steps: int, prompts: int) -> tuple[Plan, int]:
         raise ValueError(f"the plan of {method.name} has {plan.num_steps} steps, but the model takes {num_steps}")
     if method.pool and plan.start < prompts:
         raise ValueError(f"{plan.start} pooled beams cannot carry {prompts} prompts; start more or pass fewer")
+    method.refuse_final(plan, prompts)
     return plan, 1 if method.pool else prompts
 
 

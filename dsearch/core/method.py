@@ -13,6 +13,7 @@ from .budget import Budget
 from .contract import Beams, Potential, Reward, Rng, Selector, Step
 from .engine import Engine
 from .plan import Bill, Plan, again
+from .tournament import Tournament
 from .tree import Program
 from .watch import Watcher, Watching
 
@@ -94,6 +95,7 @@ class Method:
         program: for a search that decides as it goes (`dsearch.core.tree`); its plan is the costliest run that it may
             come to, and says how many images are returned.
         watch: what watches every search of it: its rule to stop, say.
+        final: how the survivors are ranked at the end; None for by their rewards.
     """
 
     plan: Callable[[int], Plan]
@@ -107,6 +109,7 @@ class Method:
     expand: Expand | None = None
     program: Program | None = None
     watch: tuple[Watcher, ...] = ()
+    final: Tournament | None = None
 
     def bill(self, num_steps: int) -> Bill:
         """What a run of `num_steps` will cost a group at most, known before anything is spent.
@@ -114,7 +117,11 @@ class Method:
         A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early or decide as they go
         spend less.
         """
-        return self.plan(num_steps).bill(self.costs(num_steps))
+        return self._bill(self.plan(num_steps), self.costs(num_steps))
+
+    def _bill(self, plan: Plan, costs: Callable[[int, int], Bill]) -> Bill:
+        asked = 0 if self.final is None else self.final.form.most(plan.keep[-1])
+        return plan.bill(costs).plus(Bill(comparisons=asked))
 
     def cost(self, level: int, num_steps: int) -> Bill:
         """What the value of one candidate that the plan draws at a level costs at most.
@@ -130,6 +137,21 @@ class Method:
         levels = [self.value.cost(level, num_steps) for level in range(1, num_steps)]
         most = list(accumulate(reversed(levels), lambda *two: Bill(*map(max, *two))))
         return lambda level, _: most[num_steps - 1 - level]
+
+    def refuse_final(self, plan: Plan, prompts: int) -> None:
+        """Refuses a final choice that has nothing to choose among.
+
+        Raises:
+            ValueError: where the plan ends with a single image, or several prompts share a pool.
+        """
+        if self.final is None:
+            return
+        if self.pool and prompts > 1:
+            raise ValueError(
+                f"a final choice compares images of one prompt, and {self.name} pools {prompts}; give it one"
+            )
+        if plan.keep[-1] < 2:
+            raise ValueError(f"{self.name} ends with 1 image, and a final choice takes 2 or more; let it keep more")
 
     @property
     def decides(self) -> bool:
@@ -177,5 +199,5 @@ class Method:
         if not isinstance(plan, Sized):
             raise ValueError(f"the plan of {self.name} has no size; give it plan=Sized(make, size)")
         cost = self.costs(num_steps)
-        size = budget.largest(lambda n: replace(plan, size=n)(num_steps).bill(cost), self.name)
+        size = budget.largest(lambda n: self._bill(replace(plan, size=n)(num_steps), cost), self.name)
         return replace(self, plan=replace(plan, size=size))

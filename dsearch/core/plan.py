@@ -45,11 +45,17 @@ class Bill(NamedTuple):
         model_calls: rows through the network; a guided row counts once.
         decodes: samples decoded, the final ones included.
         reward_calls: images rewarded, the final ones included.
+        comparisons: pairs of images that the judge of a final choice is asked about.
     """
 
     model_calls: int = 0
     decodes: int = 0
     reward_calls: int = 0
+    comparisons: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """By unit, as it is told: without comparisons where there are none."""
+        return {unit: n for unit, n in self._asdict().items() if n or unit != "comparisons"}
 
     def plus(self, other: Bill, times: int = 1) -> Bill:
         """This bill and `times` the other."""

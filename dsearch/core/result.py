@@ -12,6 +12,7 @@ from .chunks import Chunks
 from .contract import Step, take
 from .plan import Bill, Plan
 from .resample import ess
+from .tournament import Outcome
 from .watch import Look
 
 __all__ = ["Cost", "Lineage", "Result"]
@@ -94,7 +95,7 @@ class Result:
 
     Attributes:
         images: `[B, K, 3, H, W]` in [0, 1] (whatever the model's `decode` makes).
-        rewards: `[B, K]` their final rewards.
+        rewards: `[B, K]` their final rewards; they fall along K but where a final choice has ranked the rows.
         latents: `[B, K, ...]` the clean samples they were decoded from.
         prompts: `prompts[b][k]` is the prompt of `images[b, k]`.
         log_w: `[B, K]` log importance weights, zeros without a potential.
@@ -108,6 +109,7 @@ class Result:
         looks: what held-out rewards said, the last look being at `images`; empty without `HeldOut`.
         thumbnails: one per step, `[B, N, 3, h, w]` uint8 of all candidates as they were when chosen among; None where
             nothing was scored. Empty without `Thumbnails`.
+        final: the outcome of the final choice, its order that of the rows by reward; None where rewards rank them.
     """
 
     images: Tensor
@@ -123,6 +125,7 @@ class Result:
     chunks: Chunks
     looks: list[Look] = field(default_factory=list)
     thumbnails: list[Tensor | None] = field(default_factory=list)
+    final: Outcome | None = None
 
     @property
     def held_out(self) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .contract import Beams, Reward, Step, own
 from .engine import Engine
+from .frames import contact_sheet, is_video
 from .plan import positive
 
 __all__ = ["Called", "HeldOut", "Look", "Target", "Thumbnails", "Unchanged", "Watcher", "Watching"]
@@ -241,9 +242,14 @@ class Thumbnails(Watcher):
         return full
 
     def small(self, images: Tensor) -> Tensor:
-        """Images `[R, 3, H, W]` in [0, 1] -> `[R, 3, h, w]` uint8 on the CPU."""
+        """Images `[R, 3, H, W]` in [0, 1], or sheets of four frames of videos -> `[R, 3, h, w]` uint8 on the CPU."""
+        if is_video(images):
+            images = contact_sheet(images, 4)
         if images.dim() != 4 or images.shape[1] != 3:
-            raise ValueError(f"thumbnails are of images [R, 3, H, W], but the model decodes to {tuple(images.shape)}")
+            raise ValueError(
+                f"thumbnails are of images [R, 3, H, W] or videos [R, F, 3, H, W], but the model decodes to "
+                f"{tuple(images.shape)}"
+            )
         scale = self.size / max(images.shape[-2:])
         if scale < 1:
             size = [max(1, round(edge * scale)) for edge in images.shape[-2:]]

@@ -13,17 +13,22 @@ import torch
 from .._optional import optional
 from .._weights import refuse_bombs
 from ..adapters import StableDiffusion
-from ..adapters.loaded import from_pipeline, options_of, refuse_unknown, taken
+from ..adapters.loaded import adapter_for, call_of, from_pipeline, options_of, refuse_unknown
+from ..adapters.pipeline import OURS
 from ..core.contract import Denoiser
+from . import pictures
 from .experiment import Model
 from .naming import attribute
 from .quiet import hush
 from .typed import checked_device, is_attribute, refuse_bounds, refuse_types
 
-__all__ = ["check_model", "default_device", "denoiser", "dtype_of"]
+__all__ = ["check_call", "check_model", "default_device", "denoiser", "dtype_of"]
 
 LOADING = ("variant", "revision")
 """Arguments of a model that are diffusers' `from_pretrained`'s."""
+
+OWN = {**OURS, "num_inference_steps": "say `steps` beside the pipeline", "generator": "seeds name a search's noise"}
+"""What an experiment says elsewhere than in a model's call."""
 
 
 def default_device() -> str:
@@ -44,6 +49,8 @@ def denoiser(model: Model) -> Denoiser:
     if is_attribute(model.pipeline):
         return attribute(model.pipeline)(**model.args)
     check_model(model)
+    for name in model.call:
+        check_call(model, name)
     device, boxed = model.device or default_device(), model.pipeline == "box"
     dtype = getattr(torch, dtype_of(model))
     args = {**({"guidance_scale": 2.5} if boxed else {}), **model.args}
@@ -52,7 +59,10 @@ def denoiser(model: Model) -> Denoiser:
         pipe = _pipeline(model, boxed, dtype, loading).to(device)
         if model.preview is not None:
             args["preview"] = _preview(model, boxed, dtype, device)
-    return from_pipeline(pipe, num_inference_steps=model.num_steps, **args)
+    call = {name: pictures.opened(value) for name, value in model.call.items()}
+    if boxed and "guidance_scale" in call:
+        args.pop("guidance_scale")
+    return from_pipeline(pipe, num_inference_steps=model.num_inference_steps, **args, **call)
 
 
 def check_model(model: Model) -> None:
@@ -68,15 +78,36 @@ def check_model(model: Model) -> None:
     folder = _folder(model)
     if folder is None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model.pipeline):
         raise ValueError(f"no model folder {model.pipeline}; give a folder, a hub id or box")
-    adapter = _adapter(folder)
     args = {name: value for name, value in model.args.items() if name not in LOADING}
     for name in set(LOADING) & set(model.args):
         if not isinstance(model.args[name], str):
             raise ValueError(f"{name}={model.args[name]!r} is not a text")
-    if adapter is not None:
-        refuse_unknown(adapter.__name__, args, options_of(adapter, None))
-    refuse_types(adapter or StableDiffusion, args)
+    kind = _kind(folder) if args else None
+    adapter = StableDiffusion if kind is None else adapter_for(kind, args)
+    if kind is not None:
+        refuse_unknown(adapter.__name__, args, options_of(adapter, kind))
+    refuse_types(adapter, args)
     refuse_bounds(args)
+
+
+def check_call(model: Model, name: str) -> None:
+    """Refuses what of an argument of a model's call can be known to fail before it is loaded.
+
+    Raises:
+        TypeError: for an argument that the pipeline does not have.
+        ValueError: naming the argument, its value and what would do.
+    """
+    if is_attribute(model.pipeline):
+        raise ValueError(f"{model.pipeline} is called with what stands beside it, and there is no pipeline to call")
+    if name in OWN:
+        raise ValueError(f"{name} is no part of a call here; {OWN[name]}")
+    if name in model.args:
+        raise ValueError(f"{name} stands beside the pipeline, too; say it once")
+    value = {name: model.call[name]}
+    if (kind := _kind(_folder(model))) is not None:
+        refuse_unknown(kind.__name__, value, call_of(kind))
+        refuse_types(kind.__call__, value)
+    refuse_bounds(value)
 
 
 def _folder(model: Model) -> Path | None:
@@ -89,13 +120,16 @@ def _folder(model: Model) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _adapter(folder: Path | None) -> Any:
-    """The adapter of the pipeline in a folder; None where it cannot be known, or takes what the pipeline takes."""
+def _kind(folder: Path | None) -> Any:
+    """The class of the pipeline in a folder; None where it cannot be known."""
+    import diffusers
+
     if folder is None:
         return None
     try:
-        return taken().get(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError):
+        name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+        return getattr(diffusers, name, None)
+    except (OSError, ValueError, KeyError, TypeError, ImportError):
         return None
 
 

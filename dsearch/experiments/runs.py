@@ -187,8 +187,8 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
         own = source.folder / "units" / unit.name
         names = [name for name in (*PARTS, THUMBNAILS, SUMS) if (own / name).exists()]
         files = {name: plain(source.folder, f"units/{unit.name}/{name}").read_bytes() for name in names}
-        images = [source.image(record) for record in source.records_of(unit)]
-        pictures = {f"images/{file.name}": file.read_bytes() for file in images if file is not None}
+        shown = [made for record in source.records_of(unit) for made in (source.image(record), source.video(record))]
+        pictures = {f"images/{file.name}": file.read_bytes() for file in shown if file is not None}
         merged.place(unit, files, pictures, "merge")
     merged.finish()
     return merged

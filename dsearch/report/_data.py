@@ -16,6 +16,7 @@ from ..compare.along import along
 from ..compare.cells import Found, Key, key_of, usual_baseline
 from ..compare.reading import reading
 from ..compare.rows import Row, row_of
+from ..compare.words import ties_of
 from ..core.plan import Bill
 from ..experiments.experiment import Unit, described
 from ..experiments.folder import Run, Trace
@@ -99,6 +100,7 @@ def overview(run: Run, searches: Sequence[Search]) -> dict[str, Any]:
     of: dict[Key, list[Search]] = {}
     for search in searches:
         of.setdefault(key_of(run, search.unit), []).append(search)
+    rows = [row_of(found, key, base) for key in of]
     return {
         "title": run.folder.resolve().name,
         "finished": len(run.finished),
@@ -110,13 +112,21 @@ def overview(run: Run, searches: Sequence[Search]) -> dict[str, Any]:
         "held_out": {objective: list(experiment.held_out_from(objective)) for objective in experiment.objectives},
         "budgets": [described(budget) for budget in config["budgets"]],
         "seeds": list(experiment.seeds),
+        "ties": _ties(rows),
         "baseline": base,
         "repeated": "prompts" if found.single else "seeds",
         "config": _yaml(config),
         "about": dict(run.about),
-        "cells": [_cell(found, row_of(found, key, base), own) for key, own in of.items()],
+        "cells": [_cell(found, row, own) for row, own in zip(rows, of.values(), strict=True)],
         "searches": [_line(search, list(of).index(key_of(run, search.unit))) for search in searches],
     }
+
+
+def _ties(rows: Sequence[Row]) -> list[str]:
+    """How often rewards tie, for each model and objective."""
+    places = dict.fromkeys((row.model, row.objective) for row in rows)
+    said = [(place, ties_of([row for row in rows if (row.model, row.objective) == place])) for place in places]
+    return [text if len(places) == 1 else f"{' under '.join(place)}: {text}" for place, text in said]
 
 
 def _yaml(config: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Searches that decide as they go: degenerate cases, exact laws of DTS, bills that are never exceeded."""
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from strategies import Counted, CountedReward, assert_identical, assert_same_result, group, run, smooth
 
 import dsearch
-from dsearch import methods
+from dsearch import distributed, methods
 from dsearch.adapters import toy
+from dsearch.compare import compare
 from dsearch.core import tree as trees
 from dsearch.core.budget import Budget
 from dsearch.core.grow import Rows
@@ -19,6 +21,9 @@ from dsearch.core.plan import tree_plan
 from dsearch.core.rng import KeyedRng
 from dsearch.core.tree import Draw, Node, Noise, Tree, Value, quantile
 from dsearch.core.value import Lookahead
+from dsearch.experiments import runs
+from dsearch.experiments.experiment import Experiment, Model, Named
+from dsearch.report import _data, report
 
 SEEDS = st.integers(0, 2**40)
 few = settings(max_examples=5)
@@ -34,6 +39,17 @@ TREES = {
     "lookahead": methods.threshold(smooth, width=2, value=Lookahead(2, rollouts=2)),
 }
 every_tree = pytest.mark.parametrize("name", TREES)
+
+
+class Painted(toy.GaussianMixture):
+    """A toy whose samples are small pictures."""
+
+    def decode(self, x0):
+        return torch.sigmoid(x0)[:, :1, None, None].expand(-1, 3, 4, 4).contiguous()
+
+
+def bright(images, prompts):
+    return images.mean((1, 2, 3))
 
 
 def same(one, other, seed, prompts=("a", "b")):
@@ -189,8 +205,8 @@ def test_the_root_of_a_tree_tends_to_the_soft_value_of_the_model():
     model, hill = toy.GaussianMixture([[0.5, 0.0]], 0.8, num_steps=3), toy.Quadratic([0.5, -0.2], 0.8)
     exact = float(model.log_z(hill, LAM)) / LAM
     errors = []
-    for runs in (4, 64):
-        roots = torch.tensor([tree.root.soft for tree in grown(model, hill, runs)])
+    for many in (4, 64):
+        roots = torch.tensor([tree.root.soft for tree in grown(model, hill, many)])
         errors.append((roots - exact).square().mean().sqrt().item())
     assert errors[1] < 0.6 * errors[0]
 
@@ -204,8 +220,8 @@ def test_draws_of_a_tree_tend_to_the_tilted_law():
         return (x.double() * torch.tensor([1.0, -0.6], dtype=torch.float64)).sum(-1)
 
     tilted, apart = model.tilted(letters, LAM).table, []
-    for runs in (4, 64):
-        ends = [leaf_law(tree.root) for tree in grown(model, letters, runs)]
+    for many in (4, 64):
+        ends = [leaf_law(tree.root) for tree in grown(model, letters, many)]
         law = []
         for tree in ends:
             found = torch.zeros(2, 2, dtype=torch.float64)
@@ -275,6 +291,84 @@ def test_more_runs_go_on_with_the_same_tree():
     assert (large.rewards >= small.rewards).all()
 
 
+@every_tree
+@given(seed=SEEDS)
+@few
+def test_trees_of_other_processes_are_joined_as_if_grown_together(name, seed):
+    method, ids = TREES[name], ["x", "y", "z"]
+    together = run(method, ["a", "b", "c"], seed=seed, ids=ids)
+    parts = [run(method, [p], seed=seed, ids=[i]) for p, i in zip("abc", ids, strict=True)]
+    whole = distributed.joined(parts)
+    for b in range(3):
+        assert_identical(drawn(group(whole, b)), drawn(group(together, b)))
+    for one, other in zip(whole.trace, together.trace, strict=True):
+        assert one.alive == other.alive and (one.values is None) == (other.values is None)
+        if one.values is not None:
+            assert torch.equal(one.values.nan_to_num(7.0), other.values.nan_to_num(7.0))
+    assert_identical(list(whole.lineage.parent), list(together.lineage.parent))
+
+
+def test_thumbnails_of_joined_trees_stand_at_their_nodes():
+    method = methods.dfs(bright, back=4, pass_rate=0.2)
+    options = {"seed": 4, "watch": [dsearch.Thumbnails(4)]}
+    model = Painted([[0.0, 0.0]], num_steps=5)
+    together = dsearch.search(model, method, ["a", "b"], ids=["x", "y"], **options)
+    parts = [dsearch.search(model, method, [p], ids=[i], **options) for p, i in (("a", "x"), ("b", "y"))]
+    whole = distributed.joined(parts)
+    assert [small is None for small in whole.thumbnails] == [small is None for small in together.thumbnails]
+    for one, other in zip(whole.thumbnails, together.thumbnails, strict=True):
+        assert one is None or torch.equal(one, other)
+
+
+# On disk, in reports and in comparisons.
+
+
+def test_a_run_of_trees_is_kept_reported_and_compared(tmp_path):
+    names = {
+        "DTS": Named("dts", {"runs": 5}),
+        "DFS": Named("dfs", {"back": 3}),
+        "bars": Named("threshold", {"width": 3}),
+        "SVDD": Named("svdd", {"width": 3}),
+    }
+    experiment = Experiment(
+        prompts=("a", "b", "c"),
+        rewards={"bright": Named("given")},
+        methods=names,
+        models={"toy": Model("given")},
+        seeds=(0, 1, 2),
+        thumbnails=4,
+    )
+    given = {"toy": Painted([[0.0, 0.0]], num_steps=5), "bright": bright}
+    kept = runs.run(experiment, tmp_path / "run", given=given)
+    for unit in kept.units:
+        trace, records = kept.trace(unit), kept.records_of(unit)
+        alone = dsearch.search(
+            given["toy"],
+            getattr(methods, names[unit.method].kind)(bright, **names[unit.method].args),
+            [experiment.prompts[p] for p in unit.positions],
+            ids=unit.positions,
+            seed=unit.seed,
+        )
+        assert [r["reward"] for r in records] == alone.rewards.flatten().tolist()
+        assert [r["path"] for r in records] == alone.lineage.path().flatten(0, 1).tolist()
+        assert (trace.parent is None) == (unit.method == "SVDD")
+        if trace.parent is not None:
+            assert_identical(trace.parent, list(alone.lineage.parent))
+    page = report(kept, tmp_path / "page.html").read_text()
+    assert len(re.findall(r'"parent":\s*\[\[', page)) == 27  # three methods, prompts and seeds
+    for search in _data.searches(kept):
+        said = _data.lineage(search)
+        if said["parent"] is None:
+            continue
+        assert [len(parents) for parents in said["parent"]] == search.rows
+        for image, path in enumerate(said["path"]):
+            for step in range(4, 0, -1):
+                assert said["parent"][step][path[step]] == path[step - 1]
+            assert said["parent"][0][path[0]] == said["ancestor"][image]
+    compare([kept], tmp_path / "comparison")
+    assert "DTS" in (tmp_path / "comparison" / "table.md").read_text()
+
+
 # What is refused.
 
 
@@ -331,13 +425,6 @@ def test_a_model_that_cannot_go_back_is_refused():
 
 
 def test_held_out_rewards_and_thumbnails_see_trees():
-    class Painted(toy.GaussianMixture):
-        def decode(self, x0):
-            return torch.sigmoid(x0)[:, :1, None, None].expand(-1, 3, 4, 4).contiguous()
-
-    def bright(images, prompts):
-        return images.mean((1, 2, 3))
-
     watch = [dsearch.HeldOut({"again": bright}), dsearch.Thumbnails(4)]
     method = methods.threshold(bright, width=3)
     result = dsearch.search(Painted([[0.0, 0.0]], num_steps=5), method, ["a", "b"], watch=watch)

@@ -88,6 +88,8 @@ class Value(NamedTuple):
 
 
 Request = Draw | Noise | Value
+"""What a program may ask for."""
+
 Answer = list[Node]
 
 

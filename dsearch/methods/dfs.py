@@ -18,7 +18,7 @@ __all__ = ["dfs"]
 
 def dfs(
     reward: Reward,
-    back: int = 4,
+    back: int = 2,
     depth: float = 0.5,
     *,
     bar: float | Sequence[float] | None = None,

@@ -21,7 +21,7 @@ Bar = Literal["parent", "best"]
 
 def threshold(
     reward: Reward,
-    width: int = 4,
+    width: int = 2,
     *,
     bar: float | Sequence[float] | Bar | None = None,
     pass_rate: float = 0.5,

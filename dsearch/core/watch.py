@@ -232,7 +232,8 @@ class Thumbnails(Watcher):
         if parts is None:
             return None
         first = parts[0][1]
-        full = first.new_zeros(len(first), step.alive * step.width, *first.shape[2:])
+        count = step.alive * step.width if step.values is None else step.values.shape[1]
+        full = first.new_zeros(len(first), count, *first.shape[2:])
         seen = base = 0
         for child, small in parts:
             base = seen if child.min() == 0 else base  # a new round of a noise search numbers its candidates anew
@@ -293,6 +294,15 @@ class Watching:
     def sees_candidates(self) -> bool:
         """Whether any listens for candidates, and not for survivors alone."""
         return any(map(_sees_candidates, self._at_work))
+
+    @property
+    def sees_survivors(self) -> bool:
+        """Whether any listens for the survivors of steps on the way."""
+        return any(
+            bool(one.asked.every) if isinstance(one, Looking) else type(one).survivors is not Watcher.survivors
+            for one in self._at_work
+            if not isinstance(one, Thumbnails)
+        )
 
     @property
     def looks(self) -> list[Look]:

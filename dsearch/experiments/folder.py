@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .._optional import optional
-from ..core.result import Result
+from ..core.result import Lineage, Result
 from .experiment import Experiment, ExperimentError, Unit
 from .files import dumps, settle, write
 from .reader import from_data
@@ -54,6 +54,7 @@ class Trace(NamedTuple):
         child: `[B, K]` which of the N candidates each survivor of a step was.
         order: `[B, K]` which of the last survivors each image is, best first.
         reached: the level after each step, of a plan that goes back in noise; None for a straight descent.
+        parent: `[B, N]` which beam each candidate of a step came from, of a tree, -1 where there is none; else None.
     """
 
     prompts: list[str]
@@ -63,6 +64,13 @@ class Trace(NamedTuple):
     child: list[Tensor]
     order: Tensor
     reached: list[int] | None = None
+    parent: list[Tensor] | None = None
+
+    @property
+    def lineage(self) -> Lineage:
+        """Who descends from whom."""
+        parent = None if self.parent is None else tuple(self.parent)
+        return Lineage(tuple(self.child), tuple(self.width), self.order, parent)
 
 
 @dataclass(frozen=True)
@@ -197,6 +205,7 @@ class Run:
             [held[f"child.{i}"].long() for i in steps],
             held["order"].long(),
             about.get("reached"),
+            [held[f"parent.{i}"].long() for i in steps] if "parent.0" in held else None,
         )
 
     def thumbnails(self, unit: Unit) -> dict[tuple[int, int], bytes]:

@@ -98,6 +98,8 @@ def trace_bytes(result: Result) -> bytes:
         held[f"child.{i}"] = compact(child)
         if step.values is not None:
             held[f"values.{i}"] = step.values.float().cpu().contiguous()
+        if result.lineage.parent is not None:
+            held[f"parent.{i}"] = compact(result.lineage.parent[i])
     about = {
         "prompts": [" / ".join(dict.fromkeys(group)) for group in result.prompts],
         "alive": [step.alive for step in result.trace],

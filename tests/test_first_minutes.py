@@ -275,7 +275,7 @@ def test_saved_pictures_and_their_record_are_those_of_the_result(tmp_path):
             (entry,) = (entry for entry in record["images"] if entry["file"] == path.name)
             assert (entry["prompt"], entry["rank"]) == (result.prompts[b][k], k)
             assert entry["reward"] == entry["held_out"]["again"] == float(result.rewards[b, k])
-    assert record["bill"] == result.cost.bill._asdict()
+    assert record["bill"] == result.cost.bill.counts()
     names = {path.name for path in (tmp_path / "deep" / "out").iterdir()}
     assert names == {"000-00-cat.png", "000-01-cat.png", "001-00-dog.png", "001-01-dog.png", "result.json"}
 

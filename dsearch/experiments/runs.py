@@ -24,7 +24,7 @@ from .experiment import Experiment, ExperimentError, Unit, asks_pilot, described
 from .files import dumps, write
 from .folder import Run, exchange
 from .locks import locked
-from .models import default_device, dtype_of
+from .models import device_of, dtype_of
 from .reader import from_data
 from .units import PARTS, SUMS, THUMBNAILS, plain
 
@@ -98,7 +98,7 @@ def run(
             whole.begin(maker)
         for at, unit in enumerate(todo):
             options = options if at == 0 else _options(shop, unit, out, ranks)
-            with _watched(experiment.models[unit.model].device or default_device()) as spent:
+            with _watched(device_of(experiment.models[unit.model])) as spent:
                 result = distributed.search(**options, ranks=ranks, progress=progress and first)
             if result is not None:  # on rank 0
                 whole.keep(unit, result, spent, maker, getattr(options["denoiser"], "cut", lambda prompt: ""))
@@ -290,9 +290,7 @@ def _about(experiment: Experiment) -> dict[str, Any]:
     for name in ("torch", "diffusers", "transformers", "numpy", "pillow"):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    devices = {
-        name: f"{model.device or default_device()}, {dtype_of(model)}" for name, model in experiment.models.items()
-    }
+    devices = {name: f"{device_of(model)}, {dtype_of(model)}" for name, model in experiment.models.items()}
     return {"versions": versions, "devices": devices, "threads": torch.get_num_threads()}
 
 

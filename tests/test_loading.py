@@ -1,8 +1,10 @@
 """How a model is loaded: variants, single files, LoRAs, precision, offloading, compilation; tiny pipelines on disk."""
 
 import json
+import shutil
 
 import families
+import ldm
 import pytest
 import tiny
 import torch
@@ -110,6 +112,20 @@ def test_files_that_can_hold_code_or_do_not_say_what_they_are_are_refused(tmp_pa
     with pytest.raises(ValueError, match="does not say which pipeline it is; give class"):
         check_model(model(tmp_path / "model.safetensors"))
     check_model(model(tmp_path / "model.safetensors", **{"class": "StableDiffusionPipeline"}))
+
+
+def test_a_checkpoint_in_one_file_is_the_pipeline_and_needs_no_network(folder, tmp_path, monkeypatch):
+    ldm.write(tiny.pipeline(), tmp_path / "sd.safetensors")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    bare = tmp_path / "config"
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("*.safetensors"))  # configuration alone
+    of = model(tmp_path / "sd.safetensors", config=str(bare))
+    made = denoiser(of)
+    assert type(made) is StableDiffusion
+    assert torch.equal(images(of), images(tiny.pipeline()))
+    assert dtype_of(Model(str(tmp_path / "sd.safetensors"), dtype="auto")) == "float32"
+    with pytest.raises(TypeError, match="StableDiffusion has no option 'colour'"):
+        check_model(model(tmp_path / "sd.safetensors", config=str(bare), colour=3))
 
 
 # ---- LoRAs --------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """How a model is loaded: variants, single files, LoRAs, precision, offloading, compilation; tiny pipelines on disk."""
 
+import dataclasses
 import json
 import shutil
 
@@ -237,6 +238,25 @@ def test_a_compiled_model_finds_what_it_finds_anyway(folder):
     assert any(module._compiled_call_impl is not None for module in compiled.pipe.unet.modules())
     found = dsearch.search(compiled, dsearch.methods.plain(contrast, 1), ["cat"]).images
     torch.testing.assert_close(found, images(model(folder)), atol=1e-4, rtol=0)
+
+
+# ---- memory -------------------------------------------------------------------------------------------------
+
+
+def test_a_result_has_no_peak_memory_but_of_a_cuda_device(folder):
+    found = dsearch.search(denoiser(model(folder)), dsearch.methods.plain(contrast, 1), ["cat"])
+    assert found.peak_bytes is None and dsearch.distributed.joined([found, found]).peak_bytes is None
+    told = [dataclasses.replace(found, peak_bytes=n) for n in (3, 5)]
+    assert dsearch.distributed.joined(told).peak_bytes == 5
+
+
+@pytest.mark.cuda
+def test_the_peak_memory_of_a_search_is_that_of_the_search_alone(folder):
+    made = denoiser(Model(str(folder), 2, "float32", "cuda"))
+    small = dsearch.search(made, dsearch.methods.plain(contrast, 1), ["cat"]).peak_bytes
+    large = dsearch.search(made, dsearch.methods.plain(contrast, 64), ["cat"]).peak_bytes
+    assert sum(p.nbytes for p in made.pipe.unet.parameters()) < small < large
+    assert dsearch.search(made, dsearch.methods.plain(contrast, 1), ["cat"]).peak_bytes < large
 
 
 # ---- YAML and the command line ------------------------------------------------------------------------------

@@ -99,6 +99,8 @@ class Result:
         looks: what held-out rewards said, the last look being at `images`; empty without `HeldOut`.
         thumbnails: one per step, `[B, N, 3, h, w]` uint8 of all candidates as they were when chosen among; None where
             nothing was scored. Empty without `Thumbnails`.
+        peak_bytes: the most memory that tensors, weights included, took meanwhile on the model's CUDA device, whose
+            counter `dsearch.search` sets back; None on other devices.
     """
 
     images: Tensor
@@ -114,6 +116,7 @@ class Result:
     chunks: Chunks
     looks: list[Look] = field(default_factory=list)
     thumbnails: list[Tensor | None] = field(default_factory=list)
+    peak_bytes: int | None = None
 
     @property
     def held_out(self) -> dict[str, Tensor]:

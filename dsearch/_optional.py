@@ -11,6 +11,7 @@ EXTRAS = {
     "diffusers": ("diffusers", "transformers", "accelerate"),
     "runs": ("PIL", "matplotlib", "safetensors", "scipy", "tqdm", "yaml"),
     "clip": ("open_clip", "torchvision"),
+    "lora": ("peft",),
     "ocr": ("rapidocr", "onnxruntime"),
     "metrics": ("torchmetrics",),
     "video": ("imageio_ffmpeg",),

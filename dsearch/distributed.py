@@ -246,6 +246,7 @@ def joined(results: Sequence[Result]) -> Result:
         prompts=[texts for result in results for texts in result.prompts],
         cost=Cost(one.cost.planned, spent, watched, sum(result.cost.groups for result in results)),
         chunks=_least([result.chunks for result in results]),
+        peak_bytes=max((r.peak_bytes for r in results if r.peak_bytes is not None), default=None),
     )
 
 

@@ -23,6 +23,7 @@ from ..core.plan import Bill, positive
 from ..experiments import build
 from ..experiments.document import read
 from ..experiments.experiment import Experiment, Model, Named
+from ..experiments.loading import LOADING
 from ..experiments.naming import as_named
 from ..experiments.quiet import hush
 from ..experiments.reader import load
@@ -436,12 +437,22 @@ def _model(args: argparse.Namespace) -> Model:
     if args.steps is not None and args.steps < 1:
         raise UsageError(f"--steps {args.steps}: num_inference_steps={args.steps} must be at least 1")
     said = {name: getattr(args, name) for name in ("guidance_scale", "eta", "noise")}
+    said |= {name: getattr(args, name) for name in LOADING if name not in ("class", "lora")} | {"class": args.kind}
+    said["lora"] = [_lora(text) for text in args.lora] or None
     given = {name: value for name, value in said.items() if value is not None}
     call = dict(_option(text) for text in args.call)
     try:
         return Model(args.model, args.steps, args.dtype, args.device, args.preview, given, call)
     except ValueError as error:
         raise UsageError(f"--call {error}") from error
+
+
+def _lora(text: str) -> Any:
+    """FILE, or FILE=WEIGHT; a name may have an = of its own."""
+    path, _, weight = text.rpartition("=")
+    with suppress(ValueError):
+        return {"path": path, "weight": float(weight)} if path else text
+    return text
 
 
 def _named(args: argparse.Namespace) -> str:

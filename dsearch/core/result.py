@@ -110,6 +110,8 @@ class Result:
         thumbnails: one per step, `[B, N, 3, h, w]` uint8 of all candidates as they were when chosen among; None where
             nothing was scored. Empty without `Thumbnails`.
         final: the outcome of the final choice, its order that of the rows by reward; None where rewards rank them.
+        peak_bytes: the most memory that tensors, weights included, took meanwhile on the model's CUDA device, whose
+            counter `dsearch.search` sets back; None on other devices.
     """
 
     images: Tensor
@@ -126,6 +128,7 @@ class Result:
     looks: list[Look] = field(default_factory=list)
     thumbnails: list[Tensor | None] = field(default_factory=list)
     final: Outcome | None = None
+    peak_bytes: int | None = None
 
     @property
     def held_out(self) -> dict[str, Tensor]:

@@ -57,13 +57,15 @@ class Model:
     """A model and how it samples.
 
     Attributes:
-        pipeline: "box", a folder of a diffusers pipeline, a hub id (which is downloaded), or `module:attribute`, which
-            is called with `args` and returns a denoiser.
+        pipeline: "box", a folder of a diffusers pipeline, a checkpoint in one `.safetensors` file, a hub id (which is
+            downloaded), or `module:attribute`, which is called with `args` and returns a denoiser.
         steps: denoising steps; None for 20 of the box and 50 of others. Not for `module:attribute`.
-        dtype: of the networks: float32, float16 or bfloat16; None for float16 on a GPU (not the box) and else float32.
-        device: None for a GPU where there is one, else the CPU.
+        dtype: of the networks: float32, float16 or bfloat16; "auto" for that of the weights' files; None for float16 on
+            a GPU (not the box) and else float32.
+        device: None and "auto" for the accelerator that is there (cuda, mps, xpu), else the CPU.
         preview: a folder or hub id of an `AutoencoderTiny` for values, or "box"; None for none.
-        args: further arguments of the adapter: guidance_scale, eta, height, width, negative_prompt.
+        args: further arguments of the adapter: guidance_scale, eta, height, width, negative_prompt; and how it is
+            loaded: `variant`, `revision`, `class`, `config`, `lora`, `offload`, `compile`.
         call: what the pipeline's own call is given, the prompt apart; where an image belongs, the name of its file,
             which is looked for in the current folder (in YAML, beside the experiment).
 

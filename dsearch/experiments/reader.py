@@ -141,7 +141,7 @@ class _Reader:
                 self.refuse((*path, name), f"{own[name]!r} is not a string")
         if own.get("steps") is not None:
             self.whole((*path, "steps"), own["steps"], 1)
-        dtypes = ("float32", "float16", "bfloat16")
+        dtypes = ("float32", "float16", "bfloat16", "auto")
         if own.get("dtype") not in (None, *dtypes):
             self.refuse((*path, "dtype"), f"{own['dtype']!r}: choose among {', '.join(dtypes)}")
         call = self.mapping((*path, "call"), given.pop("call", {}))

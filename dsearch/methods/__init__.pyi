@@ -3,10 +3,15 @@
 from .abcd import abcd as abcd
 from .beam import beam as beam
 from .best_of_n import best_of_n as best_of_n
+from .bfs import bfs as bfs
 from .code import code as code
 from .dsearch import dsearch as dsearch
 from .dsearch_r import dsearch_r as dsearch_r
+from .epsilon_greedy import epsilon_greedy as epsilon_greedy
 from .fk import fk as fk
+from .funnel import funnel as funnel
+from .iterref import iterref as iterref
+from .pg import pg as pg
 from .plain import plain as plain
 from .psp import psp as psp
 from .published import published as published

@@ -231,6 +231,7 @@ def _rounds(engine: Engine, method: Method, plan: Plan, groups: int, watching: W
     for _ in range(method.rounds.count):
         with engine.drawing(source.next(runs[-1].beams.value if runs else None)):
             runs.append(descend(engine, method, part, groups, watching, asleep))
+        getattr(source, "ran", lambda *told: None)(runs[-1].beams, runs[-1].lineage)
         stop = runs[-1].stop
         asleep = stop if asleep is None or stop is None else asleep | stop
         if asleep is not None and asleep.all():

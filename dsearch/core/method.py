@@ -33,7 +33,11 @@ class Value(Protocol):
 
 
 class Source(Protocol):
-    """Where the rounds of a noise search get their noise from."""
+    """Where the rounds of a noise search get their noise from.
+
+    It may also have `ran(beams, lineage)`, which is told after each round of its clean beams and, for each step, of
+    `[B, K]` which candidate each survivor was.
+    """
 
     def next(self, rewards: Tensor | None) -> Rng:
         """The final rewards `[B, k]` of the round before (None at first) -> the noise of the next round."""

@@ -77,7 +77,8 @@ class Plan:
     A plan is a straight descent, one denoising step after another, or with a `route` a list of moves that also go back
     in noise. From level l, a move to l + 1 is a denoising step, and one to j < l noises the beams again (the model's
     `renoise`). A tuple, a level for each child, is an excursion: the children are noised to their levels and come back
-    by plain steps to l, where they compete; at the clean end, a child whose level is l itself rests, at no cost.
+    by plain steps to l, where they compete; a child whose level is l itself rests, at no cost but its value's, and at
+    the clean end at none.
 
     A plan may end clean more than once: each time its beams are decoded and rewarded, as many are kept, and a group
     that a watcher stops there goes no further.
@@ -208,7 +209,7 @@ class Plan:
         clean, away = self.reached[i] == self.num_steps, self.away(i)
         if not clean and not self.score[i]:
             return 0
-        return self.rows[i] if away is None else self.alive[i] * sum(to < self.levels[i] for to in away)
+        return self.rows[i] if away is None or not clean else self.alive[i] * sum(to < self.num_steps for to in away)
 
     @property
     def decodes(self) -> int:
@@ -326,11 +327,10 @@ def _walked(route: tuple[Any, ...], plan: Plan) -> tuple[int | tuple[int, ...], 
         if isinstance(to, tuple):
             if len(to) != plan.width[i]:
                 raise ValueError(f"move {i} sends {len(to)} children away, but its width is {plan.width[i]}")
-            most = level if level == end else level - 1
-            if not min(to) < level or max(to) > most:
+            if not min(to) < level or max(to) > level:
                 raise ValueError(
                     f"move {i} from level {level} sends its children to levels {to}; some must be below it, and none "
-                    f"above {most}"
+                    "above"
                 )
             walked.append(tuple(int(each) for each in to))
         elif to == level or to > level + 1:

@@ -43,10 +43,23 @@ from dsearch.adapters._check import differences  # noqa: E402
 from dsearch.adapters._source import read  # noqa: E402
 
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
-LIMIT = 60
+LIMIT = 120
 """Seconds that a family may take."""
 REPEATS, SEARCHES = 60, 15
 """How often a predict and a search are timed."""
+UNTRIED = {
+    **dict.fromkeys(
+        ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline", "VQDiffusionPipeline"),
+        "its scheduler fills in masked tokens; see `adapters.Masked`",
+    ),
+    "DiffusionGemmaPipeline": "it makes text",
+    "OmniGenPipeline": "needs torchvision",
+    **dict.fromkeys(
+        ("LEditsPPPipelineStableDiffusion", "LEditsPPPipelineStableDiffusionXL"),
+        "its call edits what an earlier `invert` left on the pipeline",
+    ),
+}
+"""Why there is no tiny model of a class, where there is more to say than that."""
 
 
 class Row(NamedTuple):
@@ -88,19 +101,27 @@ def understood(kind: type) -> str:
 
 def score(made: Tensor, prompts: list[str]) -> Tensor:
     """Right against left, of pictures, videos and sounds."""
-    return (made.double().flatten(1, -2) * torch.linspace(-1, 1, made.shape[-1])).mean(dim=(1, 2)) * 100
+    rows = made.double().flatten(1)
+    return (rows * torch.linspace(-1, 1, made.shape[-1]).repeat(rows.shape[1] // made.shape[-1])).mean(dim=1) * 100
 
 
 def tried(name: str, source: str) -> Row:
     """One family, built, run beside its own call and searched."""
     untried = Row(name, source, "", "", "", "", "")
     if name not in families.FAMILIES:
-        return untried._replace(why="not tried: no tiny model of it here" if source == "yes" else "")
+        why = UNTRIED.get(name, "no tiny model of it here")
+        return untried._replace(why=f"not tried: {why}" if source == "yes" else "")
     try:
         pipe, call = families.FAMILIES[name]()
         with torch.no_grad():
             own = inspect.signature(type(pipe).__call__).parameters
-            pipe(**call, **({"prompt": "cat"} if "prompt" in own and not _embedded(call) else {}))
+            prompt = {"prompt": None if _embedded(call) else "cat"} if "prompt" in own else {}
+            more = {"generator": torch.Generator().manual_seed(0)} if "generator" in own else {}
+            pipe(
+                **{**prompt, **more, "output_type": "np", **call}
+                if "output_type" in own
+                else {**prompt, **more, **call}
+            )
     except Exception as error:
         return untried._replace(why=f"not tried: its tiny model does not run ({_said(error)})")
     try:

@@ -1458,7 +1458,7 @@ def _(kind: str) -> Any:
     parts = {
         "text_encoder": t5(),
         "tokenizer": tiny.tokenizer(),
-        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(),
+        "scheduler": flow(shift=1.0, invert_sigmas=True),
     }
     return assembled(kind, transformer=transformer, vae=vae, **parts), {
         **CLIP9,
@@ -1951,3 +1951,7 @@ def _(kind: str) -> Any:
         call[f"{sign}prompt_embeds_llama3"] = embeds(2, 1, 16, 16)
         call[f"pooled_{sign}prompt_embeds".replace("pooled_negative", "negative_pooled")] = embeds(1, 64)
     return assembled(kind, transformer=transformer, vae=tiny.flux().vae, scheduler=flow()), call
+
+
+import families_classic  # noqa: E402, F401  # they register more
+import families_video  # noqa: E402, F401

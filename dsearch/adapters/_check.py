@@ -58,11 +58,22 @@ def differences(
     def drawing() -> dict[str, Any]:
         return {**call, **({"generator": fresh(call["generator"])} if "generator" in call else {})}
 
-    device = pipe._execution_device
-    with seeded(device):
+    with seeded(pipe._execution_device):
         own = tensors(copied_pipe(pipe, exchanged)(**drawing())[0])
-    with seeded(device):
-        calls = Replay([capture(pipe, drawing(), exchanged)], layout)
+    try:
+        return _replayed(pipe, drawing(), exchanged, layout, own)
+    except (LookupError, NameError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{type(pipe).__name__} is not replayed as it runs: asked for a level again, its own lines raise "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _replayed(
+    pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any], layout: Layout | None, own: Tensor
+) -> Differences:
+    with seeded(pipe._execution_device):
+        calls = Replay([capture(pipe, call, exchanged)], layout)
         x, asked = calls.frames[0].values[calls.source.state], []
         for level in range(len(calls.items)):
             step = calls.turn(x, level, [0])

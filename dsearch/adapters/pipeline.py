@@ -221,6 +221,8 @@ class AnyPipeline:
         if (self._layout is None or not self._decodes_rows) and len(x0) > 1:
             return torch.cat([self.decode(x0[r : r + 1]) for r in range(len(x0))])
         made = tensors(self._home.tail(x0)[0])
+        if len(x0) == 1 and len(made) > 1:  # several pictures of a sample: frames
+            return made[None]
         if len(made) != len(x0):
             raise ValueError(f"{type(self.pipe).__name__} made {len(made)} outputs of {len(x0)} samples")
         return made
@@ -296,6 +298,8 @@ class AnyPipeline:
         call = {"output_type": "pt", **self._call, "return_dict": True}
         if not any(name.startswith("prompt_embeds") for name in call):
             call["prompt"] = [prompt] * rows if by_list else prompt
+        elif "prompt" in self._parameters and self._parameters["prompt"].default is inspect.Parameter.empty:
+            call["prompt"] = None
         if rows > 1 and not by_list:
             call[next(name for name in _COUNTS if name in self._parameters)] = rows
         call["generator"] = fresh(self._call.get("generator"))
@@ -426,6 +430,7 @@ class AnyPipeline:
         needs = dict(turn.fixed) | {name: number * len(flat) for name, number in turn.numbers.items()}
         for (name, several), value in zip(turn.rows, left, strict=True):
             value = value.expand(*batch_shape, *value.shape[len(batch_shape) :]).flatten(0, len(batch_shape) - 1)
+            value = value.clone(memory_format=torch.contiguous_format)  # the turn may write into it
             needs[name] = value.flatten(0, 1) if several else value
         at = self.num_steps - 1 if clean else level
 

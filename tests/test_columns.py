@@ -160,3 +160,37 @@ def test_ties_are_those_of_all_final_candidates_and_so_are_the_judges(tmp_path):
 def test_all_rejected_is_no_tie(tmp_path):
     whole = made(tmp_path / "run", score=lambda unit, position: -math.inf, images=2)
     assert all(row.ties is None for row in told(whole, tmp_path / "out").rows)
+
+
+# ---- what was published
+
+
+PUBLISHED = """
+prompts: [a, b, c]
+models: {sd15: {pipeline: stable-diffusion-v1-5/stable-diffusion-v1-5, steps: 64}}
+rewards: {IR: {kind: imagereward, weights: w}, HPS: {kind: hps, weights: w}}
+methods: {base: plain, best-of-4: best_of_n, PSP: psp, mine: svdd}
+budgets: [{model_calls: 256}]
+seeds: 2
+"""
+
+
+def test_published_figures_stand_beside_the_rows_of_their_names(tmp_path):
+    whole = made(tmp_path / "run", PUBLISHED)
+    table = told(whole, tmp_path / "out", embed=None).table()
+    head, _, *lines = next(part for part in table.split("\n\n") if "| published ImageReward |" in part).splitlines()
+    columns = [cell.strip() for cell in head.split("|")]
+    found = {}
+    for line in lines:
+        cells = dict(zip(columns, (cell.strip() for cell in line.split("|")), strict=True))
+        found[cells["method"]] = cells["published ImageReward"], cells["published HPS"]
+    assert found == {
+        "base": ("-0.159", "0.257"),
+        "best-of-4": ("0.655", "0.273"),
+        "PSP": ("0.827", "0.278"),
+        "mine": ("", ""),
+    }
+    assert "From elsewhere, on sd15" in table and "its own prompts, seeds and sizes of methods" in table
+    assert "published" not in told(whole, tmp_path / "without", anchors=False).table()
+    other = made(tmp_path / "box", PUBLISHED.replace("stable-diffusion-v1-5/stable-diffusion-v1-5", "box"))
+    assert "published" not in told(other, tmp_path / "none").table()

@@ -25,6 +25,7 @@ from ..experiments.document import read
 from ..experiments.experiment import Experiment, Model, Named
 from ..experiments.loading import LOADING
 from ..experiments.naming import as_named
+from ..experiments.prompt_sets import prompt_set
 from ..experiments.quiet import hush
 from ..experiments.reader import load
 from .arguments import parser
@@ -273,11 +274,16 @@ def _demo(args: argparse.Namespace) -> None:
 
 def _reproduce(args: argparse.Namespace) -> None:
     small = args.model == "box" and not args.full
-    study = load("paper-small" if small else "paper", **_changes(args, args.bills))
-    unknown = [name for name in args.experiments if name not in study.objectives]
+    study = load("paper-small" if small else "paper", **_changes(args, args.bills or [5, 20]))
+    unknown = [name for name in args.experiments if name not in (*study.objectives, "psp")]
     if unknown:
-        raise UsageError(f"experiment {unknown[0]!r}: choose among {', '.join(study.objectives)}")
+        raise UsageError(f"experiment {unknown[0]!r}: choose among {', '.join(study.objectives)}, psp")
+    psp = _psp(args) if "psp" in args.experiments else None
     names = tuple(name for name in study.objectives if name in (args.experiments or study.objectives))
+    if psp is not None and not names:
+        build.Workshop(psp).check()
+        _searched_and_compared(psp, args.out)
+        return
     rewards = _published_rewards(args)
     for name in names:
         if name not in rewards:
@@ -288,10 +294,36 @@ def _reproduce(args: argparse.Namespace) -> None:
         others = [name for name in names if name != "hps"]
         own = dataclasses.replace(study.under("hps"), prompts=tuple(_lines(args.hps_prompts)))
         parts = {**({args.out / "animals": study.under(*others)} if others else {}), args.out / "hps": own}
+    if psp is not None:
+        parts = {(out / "animals" if out == args.out else out): part for out, part in parts.items()}
+        parts[args.out / "psp"] = psp
     for part in parts.values():
         build.Workshop(part).check()  # all of them, before any is run
     for out, part in parts.items():
         _searched_and_compared(part, out)
+
+
+def _psp(args: argparse.Namespace) -> Experiment:
+    """The matched table of PSP, with the weights and prompts that are given."""
+    boxed = args.model == "box"
+    if not boxed and args.image_reward is None:
+        raise UsageError("psp needs its weights: --image-reward FILE")
+    if not boxed and args.steps is None:
+        args = argparse.Namespace(**{**vars(args), "steps": 64})
+    changes = _changes(args, args.bills or [4])
+    if args.geneval_prompts is not None:
+        if not args.geneval_prompts.is_file():
+            raise UsageError(f"no prompts at {args.geneval_prompts}; give GenEval's evaluation_metadata.jsonl")
+        changes["prompts"] = list(prompt_set("geneval", args.geneval_prompts))
+    study = load("psp-small" if boxed else "psp", **changes)
+    rewards = dict(study.rewards)
+    if args.image_reward:
+        rewards["ImageReward"] = Named("imagereward", {"weights": args.image_reward, "tokenizer": args.bert})
+    if args.hps:
+        rewards["HPS"] = Named("hps", {"weights": args.hps})
+    return dataclasses.replace(
+        study, rewards=rewards, held_out=tuple(name for name in rewards if name != "ImageReward")
+    )
 
 
 def _published_rewards(args: argparse.Namespace) -> dict[str, Named]:

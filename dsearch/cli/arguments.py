@@ -46,6 +46,8 @@ PAPER = """examples:
   dsearch reproduce compressibility --seeds 2 --bills 4
   dsearch reproduce --model stable-diffusion-v1-5/stable-diffusion-v1-5 --aesthetic-clip DIR --aesthetic-head FILE \\
       --hps FILE --hps-prompts FILE --bills 4 16 64
+  dsearch reproduce psp --model stable-diffusion-v1-5/stable-diffusion-v1-5 --image-reward ImageReward.pt \\
+      --bert DIR --hps FILE --geneval-prompts evaluation_metadata.jsonl
 """
 
 
@@ -134,13 +136,24 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="folder (default: %(default)s)")
 
     paper = command("reproduce", "the experiments of Li et al. 2025, also at equal bills", PAPER)
-    paper.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="compressibility, aesthetic, hps (all)")
+    paper.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help="compressibility, aesthetic, hps (these three), or psp"
+    )
     _add_model(paper)
     paper.add_argument("--aesthetic-head", type=Path, metavar="FILE", help="LAION's MLP (in the box: colourfulness)")
     paper.add_argument("--aesthetic-clip", metavar="DIR", help="the CLIP ViT-L/14 under it")
     paper.add_argument("--hps", metavar="FILE", help="the HPS v2 checkpoint (in the box: its guide's CLIP score)")
     paper.add_argument("--hps-prompts", type=Path, metavar="FILE", help="prompts of hps, one a line (the animals)")
-    paper.add_argument("--bills", type=int, nargs="+", default=[5, 20], help="in plain samples per prompt")
+    paper.add_argument(
+        "--image-reward", type=Path, metavar="FILE", help="the checkpoint of psp (in the box: its guide)"
+    )
+    paper.add_argument(
+        "--bert", metavar="DIR", default="bert-base-uncased", help="its vocabulary (default: of the local cache)"
+    )
+    paper.add_argument("--geneval-prompts", type=Path, metavar="FILE", help="prompts of psp: evaluation_metadata.jsonl")
+    paper.add_argument(
+        "--bills", type=int, nargs="+", metavar="N", help="in plain samples per prompt (default: 5 20; psp: 4)"
+    )
     paper.add_argument("--seeds", type=int, help="repetitions, at least 2 (default: 3)")
     paper.add_argument("--full", action="store_true", help="the published flags' sizes in the box too: hours")
     paper.add_argument("--out", type=Path, default=Path("reproduce-out"), help="folder (default: %(default)s)")

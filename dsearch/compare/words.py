@@ -61,7 +61,13 @@ def written(
     parts = []
     for model, objective in dict.fromkeys((row.model, row.objective) for row in rows):
         own = [row for row in rows if (row.model, row.objective) == (model, objective)]
-        parts += [f"## {safe(model)}, searched for {safe(objective)}", ties_of(own), _gains(own), _costs(own)]
+        published = [anchor for name, anchor, _ in anchors.get(model, ()) if name == objective]
+        parts += [
+            f"## {safe(model)}, searched for {safe(objective)}",
+            ties_of(own),
+            _gains(own, published),
+            _costs(own),
+        ]
         if over := [area for area in areas if (area.model, area.objective) == (model, objective)]:
             parts += [_over_budgets(over)]
     for model, found in anchors.items():
@@ -252,8 +258,8 @@ def _is_paired(said: Estimate) -> bool:
     return bool(said.above or (said.pairs and said.pairs.rejected))
 
 
-def _gains(rows: Sequence[Row]) -> str:
-    """What the methods of one objective brought."""
+def _gains(rows: Sequence[Row], published: Sequence[Anchor] = ()) -> str:
+    """What the methods of one objective brought, and beside it what was published of methods of the same names."""
     measures: list[tuple[str, Callable[[Row], Estimate | None]]] = [(rows[0].objective, lambda row: row.reward)]
     for name in dict.fromkeys(name for row in rows for name in row.held_out):
         measures.append((name, partial(held_out, name)))
@@ -268,6 +274,12 @@ def _gains(rows: Sequence[Row]) -> str:
         if any(estimate and estimate.rejected > 0 for estimate in said):
             columns.append(["rejected", *(percent(one.rejected) if one else "" for one in said)])
         columns.append([f"Δ {safe(name)}", *(_above(one, places) if one else "" for one in said)])
+        for anchor in published:
+            if anchor.says(name, rows[0].objective) and (figures := [anchor.of(row.method) for row in rows]) != [
+                None
+            ] * len(rows):
+                title = f"published {safe(anchor.measure)}"
+                columns.append([title, *("" if figure is None else f"{figure:g}" for figure in figures)])
     for title, numbers in (("KL, nats", [row.kl for row in rows]), ("ESS", [row.ess for row in rows])):
         if any(number is not None for number in numbers):
             columns.append([title, *("" if number is None else f"{number:.2f}" for number in numbers)])

@@ -122,7 +122,7 @@ class _Reader:
                 self.whole(("chunks", name), size, 1)
         if data.get("prices") is not None:
             units = ("model_call", "decode", "reward_call")
-            prices = self.mapping(("prices",), data["prices"], units, units)
+            prices = self.mapping(("prices",), data["prices"], (*units, "comparison"), units)
             for unit, price in prices.items():
                 self.number(("prices", unit), price, zero=True)
         parts: dict[str, Any] = {**named, **data}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from statistics import fmean, stdev
 from typing import Literal, TypeAlias
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dsearch.core.contract import Reward
 from dsearch.core.plan import one_of
+from dsearch.core.rng import move
 from dsearch.rewards._inputs import asked, check_prompts
 from dsearch.rewards.compressibility import Compressibility
 
@@ -140,9 +142,13 @@ def _standardised(said: Tensor, scores: Sequence[float]) -> Tensor:
 
 def _rank(said: Tensor, scores: Sequence[float]) -> Tensor:
     """`[N]` -> `[N]` in [0, 1]: the share of the reference scores below, interpolated, rising beyond them; or -inf."""
-    ordered, spread = torch.tensor(scores, dtype=said.dtype, device=said.device), stdev(scores)
-    knots, counts = ordered.unique_consecutive(return_counts=True)
-    heights = (counts.cumsum(0) - counts / 2).to(said.dtype) / len(scores)
+    spread, ties = stdev(scores), [(score, len(list(same))) for score, same in groupby(scores)]
+    below = accumulate((count for _, count in ties), initial=0)
+    table = [
+        [score for score, _ in ties],
+        [(n + count / 2) / len(scores) for n, (_, count) in zip(below, ties, strict=False)],
+    ]
+    knots, heights = move(torch.tensor(table, dtype=said.dtype, device="cpu"), said.device).contiguous()
     above = torch.searchsorted(knots, said.contiguous()).clamp(1, len(knots) - 1)
     low, high = knots[above - 1], knots[above]
     inside = torch.lerp(heights[above - 1], heights[above], ((said - low) / (high - low)).clamp(0, 1))

@@ -8,6 +8,7 @@ from .code import code as code
 from .dsearch import dsearch as dsearch
 from .dsearch_r import dsearch_r as dsearch_r
 from .epsilon_greedy import epsilon_greedy as epsilon_greedy
+from .evosearch import evosearch as evosearch
 from .fk import fk as fk
 from .funnel import funnel as funnel
 from .iterref import iterref as iterref

@@ -272,6 +272,12 @@ def test_iterref_costs_what_its_formula_says():
     assert bill.reward_calls == bill.decodes == 3 + 4 * 3 * 2 + 4 * 3
 
 
+def test_a_prompt_at_its_target_tries_no_more():
+    """Its first try tells where it is; all other rows are those of plain sampling."""
+    stopped = run(iterref(smooth, 2, (0.5, 0.7), tries=3, back=0.4), watch=[Target(-1e9)])
+    assert stopped.cost.bill.model_calls == 2 * 6 + 2 * (2 + 1)
+
+
 def test_metropolis_accepts_as_often_as_it_says():
     value = torch.tensor([[1.0, 0.5, 0.0, 3.0]]).expand(20_000, -1)
     scores = Scores(value, value, torch.zeros_like(value).double(), None, 2, 2, 3)

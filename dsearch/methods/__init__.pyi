@@ -11,6 +11,7 @@ from .dsearch_r import dsearch_r as dsearch_r
 from .dts import dts as dts
 from .dts import dts_star as dts_star
 from .epsilon_greedy import epsilon_greedy as epsilon_greedy
+from .evosearch import evosearch as evosearch
 from .fk import fk as fk
 from .funnel import funnel as funnel
 from .iterref import iterref as iterref

@@ -141,17 +141,26 @@ class AnyPipeline:
 
     # ---- the denoiser ---------------------------------------------------------------------------------------
 
+    def call_for(self, prompt: str) -> dict[str, Any]:
+        """What of the call depends on the prompt: the prompt. To be overridden where it is embeddings of your own.
+
+        A subclass that weighs words, say, returns `{"prompt_embeds": ..., "negative_prompt_embeds": ...}`, of one row
+        each. It is also called with a prompt of the adapter's own.
+        """
+        return {"prompt": prompt}
+
     def encode(self, prompts: list[str]) -> list[Replay]:
         """Prompts -> the pipeline's calls, left at their loop: one that takes rows of all, or one for each prompt."""
-        if "prompt" in self._arguments("", 1):
+        calls = [self._arguments(prompt, 1) for prompt in prompts]
+        if "prompt" in calls[0]:
             tell(type(self.pipe).__name__, prompts, self._split)
         if self._check:
-            together = checked(self.pipe, self._arguments(prompts[0], 1), self._exchanged, self._layout)
+            together = checked(self.pipe, calls[0], self._exchanged, self._layout)
             if not together.turns:
                 self._layout = self._home.layout = None  # rows of one call are not those of several: one by one
             self._decodes_rows = together.tails
         object.__setattr__(self._home.pipe, "_interrupt", False)
-        frames = [self._frame(self._arguments(prompt, 1)) for prompt in prompts]
+        frames = [self._frame(call) for call in calls]
         whole = Replay(frames, self._layout)
         return [whole] if whole.together() else [Replay([frame], self._layout) for frame in frames]
 
@@ -297,7 +306,10 @@ class AnyPipeline:
     def _arguments(self, prompt: str, rows: int, by_list: bool = False) -> dict[str, Any]:
         call = {"output_type": "pt", **self._call, "return_dict": True}
         if not any(name.startswith("prompt_embeds") for name in call):
-            call["prompt"] = [prompt] * rows if by_list else prompt
+            told = self.call_for(prompt)
+            if "prompt" in told and by_list:
+                told = {**told, "prompt": [told["prompt"]] * rows}
+            call |= told
         elif "prompt" in self._parameters and self._parameters["prompt"].default is inspect.Parameter.empty:
             call["prompt"] = None
         if rows > 1 and not by_list:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from . import methods
+from . import _memory, methods
 from ._optional import optional
-from .adapters.loaded import adapter_of, options_of, refuse_unknown
+from .adapters.loaded import adapter_for, adapter_of, options_of, refuse_unknown
 from .core.chunks import Chunks
 from .core.contract import Denoiser, Rng
 from .core.engine import Share
 from .core.loop import Watch
 from .core.loop import search as search_denoiser
 from .core.method import Method
+from .core.tournament import Tournament
 from .result import Result
 
 if TYPE_CHECKING:
@@ -41,13 +43,14 @@ def search(
     watch: Sequence[Watch] = (),
     progress: bool | Callable[..., Any] = False,
     share: Share | None = None,
+    final: Tournament | None = None,
     **model_options: Any,
 ) -> Result:
     """Sample every prompt with the method and return the survivors, best first.
 
         result = dsearch.search(pipe, dsearch.methods.svdd(reward), ["cat"], num_inference_steps=50)
 
-    It is `dsearch.core.loop.search`, which documents the options from `seed` to `share`, for pipelines too.
+    It is `dsearch.core.loop.search`, which documents the options from `seed` to `final`, for pipelines too.
 
     Args:
         model: a loaded pipeline of diffusers, or a `Denoiser`: an adapter of `dsearch.adapters`, or one of your own.
@@ -72,8 +75,10 @@ def search(
     if progress is True:
         with optional():
             import tqdm  # noqa: F401
+    denoiser = _denoiser(model, model_options)
+    _memory.begin()
     found = search_denoiser(
-        _denoiser(model, model_options),
+        denoiser,
         method,
         prompts,
         seed=seed,
@@ -83,8 +88,9 @@ def search(
         watch=watch,
         progress=progress,
         share=share,
+        final=final,
     )
-    return Result.of(found)
+    return Result.of(replace(found, peak_bytes=_memory.peak(found.latents)))
 
 
 def _denoiser(model: Any, options: Mapping[str, Any]) -> Denoiser:
@@ -94,7 +100,7 @@ def _denoiser(model: Any, options: Mapping[str, Any]) -> Denoiser:
     missing = [name for name in DENOISER if not hasattr(model, name)]
     kind = type(model).__name__
     if isinstance(model, type) or "predict" in missing:
-        adapter = adapter_of(model)
+        adapter = adapter_of(model) if isinstance(model, type) else adapter_for(model, options)
         refuse_unknown("search", options, dict.fromkeys([*named, *options_of(adapter, model)]))
         return adapter(model, **options)
     if missing:

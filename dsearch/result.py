@@ -110,7 +110,7 @@ class Result(Found):
             for b, group in enumerate(self.prompts)
             for k, text in enumerate(group)
         ]
-        record = {"by": BY, "images": images, "bill": self.cost.bill._asdict()}
+        record = {"by": BY, "images": images, "bill": self.cost.bill.counts()}
         write(folder / RECORD, dumps(record, indent=1).encode())  # first: it says whose the pictures are
         for path, content in zip(chain(*paths), chain(*contents), strict=True):
             write(path, content)
@@ -186,7 +186,7 @@ class Result(Found):
 
     def _spent(self) -> str:
         """What a group cost."""
-        units = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in self.cost.bill._asdict().items())
+        units = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in self.cost.bill.counts().items())
         return f"spent per {self._group}: {units}"
 
 

@@ -190,7 +190,12 @@ def compared(page, device, search):
 
 # ---- methods ------------------------------------------------------------------------------------------------
 
-WAITS = {"published": lambda trace: 1, "rbf": lambda trace: 1 + 2 * max(step.width for step in trace)}
+WAITS = {
+    "published": lambda trace: 1,
+    "epsilon_greedy": lambda trace: 1,  # after each round but the last: which noise to go on from
+    "abcd": lambda trace: 1,
+    "rbf": lambda trace: 1 + 2 * max(step.width for step in trace),
+}
 """The most waits in a step, of the methods that cannot do without (docs/engine.md)."""
 
 

@@ -20,7 +20,7 @@ from dsearch.adapters import AnyPipeline
 from dsearch.core.frames import contact_sheet, evenly
 from dsearch.experiments import Experiment, Model, Named, Run, merge, run
 from dsearch.report import report
-from dsearch.rewards import Compressibility, Framewise
+from dsearch.rewards import Compressibility, per_frame
 
 FRAMES = {"WanPipeline": 9, "AnimateDiffPipeline": 4, "CogVideoXPipeline": 9}
 every_video = pytest.mark.parametrize("name", FRAMES)
@@ -69,7 +69,7 @@ def test_a_framewise_reward_is_its_reward_of_each_frame(n, length, frames, reduc
     def said(images, texts):
         return images.mean(dim=(1, 2, 3)) + torch.tensor([float(text[1:]) for text in texts])
 
-    got = Framewise(said, frames, reduce)(videos, prompts)
+    got = per_frame(said, reduce, frames, chunk=7)(videos, prompts)
     places = range(length) if frames is None else evenly(frames, length)
     for row in range(n):
         scores = torch.stack([said(videos[row, f][None], [prompts[row]])[0] for f in places])
@@ -78,17 +78,17 @@ def test_a_framewise_reward_is_its_reward_of_each_frame(n, length, frames, reduc
 
 def test_a_picture_is_a_video_of_one_frame():
     images = torch.rand(2, 3, 8, 8)
-    assert torch.equal(Framewise(brightness, 4)(images, ["a", "b"]), brightness(images, ["a", "b"]))
+    assert torch.equal(per_frame(brightness, frames=4)(images, ["a", "b"]), brightness(images, ["a", "b"]))
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Framewise(brightness, frames=0), "frames is 0"),
-        (lambda: Framewise(brightness, reduce="median"), "reduce='median'; choose mean, min, max"),
-        (lambda: Framewise(brightness)(torch.rand(2, 4), ["a", "b"]), r"reads \[N, F, 3, H, W\]"),
-        (lambda: Framewise(brightness)(torch.rand(2, 4, 3, 2, 2), ["a"]), "1 prompts for 2"),
-        (lambda: Framewise(lambda i, p: torch.zeros(1))(torch.rand(2, 4, 3, 2, 2), ["a", "b"]), "for 8 images"),
+        (lambda: per_frame(brightness, frames=0), "frames is 0"),
+        (lambda: per_frame(brightness, "median"), "over='median' is not known; choose one of mean, min, max"),
+        (lambda: per_frame(brightness)(torch.rand(2, 4), ["a", "b"]), r"reads \[N, F, 3, H, W\]"),
+        (lambda: per_frame(brightness)(torch.rand(2, 4, 3, 2, 2), ["a"]), "1 prompts for 2"),
+        (lambda: per_frame(lambda i, p: torch.zeros(1))(torch.rand(2, 4, 3, 2, 2), ["a", "b"]), "for 8 images"),
     ],
 )
 def test_what_a_framewise_reward_cannot_read_is_refused(make, says):
@@ -97,7 +97,7 @@ def test_what_a_framewise_reward_cannot_read_is_refused(make, says):
 
 
 def test_a_framewise_reward_works_beside_an_accelerator_where_its_reward_does():
-    assert Framewise(Compressibility()).on_host == Compressibility().on_host and not Framewise(brightness).on_host
+    assert per_frame(Compressibility()).on_host == Compressibility().on_host and not per_frame(brightness).on_host
 
 
 # ---- searches -----------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_a_search_finds_videos_and_memory_is_bounded_by_chunks(name):
 
     def reward(videos, prompts):
         rewarded.append(tuple(videos.shape))
-        return Framewise(brightness)(videos, prompts)
+        return per_frame(brightness)(videos, prompts)
 
     denoiser.decode = counted
     small = dsearch.Chunks(decoder=1, reward=2)
@@ -122,9 +122,9 @@ def test_a_search_finds_videos_and_memory_is_bounded_by_chunks(name):
     shape = (FRAMES[name], 3, 16, 16)
     assert found.images.shape == (1, 1, *shape) and found.cost.bill == found.cost.planned
     assert set(decoded) == {1} and {len(shape) for shape in rewarded} == {5} and max(n for n, *_ in rewarded) == 2
-    whole = dsearch.search(pipeline(name), methods.svdd(Framewise(brightness), width=4), ["a cat"], seed=1)
+    whole = dsearch.search(pipeline(name), methods.svdd(per_frame(brightness), width=4), ["a cat"], seed=1)
     torch.testing.assert_close(found.images, whole.images, atol=1e-3, rtol=0)
-    assert torch.equal(found.rewards[0], Framewise(brightness)(found.images[0], ["a cat"]))
+    assert torch.equal(found.rewards[0], per_frame(brightness)(found.images[0], ["a cat"]))
 
 
 @every_video
@@ -133,7 +133,7 @@ def test_a_preview_of_few_frames_is_decoded_for_values_and_the_whole_video_in_th
 
     def reward(videos, prompts):
         lengths.append(videos.shape[1])
-        return Framewise(brightness)(videos, prompts)
+        return per_frame(brightness)(videos, prompts)
 
     found = dsearch.search(denoiser, methods.svdd(reward, width=3), ["a cat"], seed=1)
     assert found.images.shape[2] == FRAMES[name] == lengths[-1]
@@ -157,7 +157,7 @@ def test_a_preview_of_few_frames_is_refused_where_there_is_no_axis_of_frames(nam
 @pytest.fixture(scope="module")
 def found():
     """Two videos of each of two prompts."""
-    method = methods.svdd(Framewise(brightness), width=2, beams=2)
+    method = methods.svdd(per_frame(brightness), width=2, beams=2)
     return dsearch.search(pipeline("AnimateDiffPipeline"), method, ["a cat", "a red dog"], seed=1)
 
 
@@ -243,7 +243,7 @@ def test_sounds_are_saved_with_the_rate_that_is_said(tmp_path):
 def experiment():
     return Experiment(
         prompts=("a cat", "a red dog"),
-        rewards={"size": Named("framewise", {"reward": "colourfulness", "frames": 2})},
+        rewards={"size": Named("per_frame", {"reward": "colourfulness", "frames": 2})},
         methods={"SVDD": Named("svdd", {"width": 2})},
         models={"video": Model("given")},
         seeds=(0, 1),

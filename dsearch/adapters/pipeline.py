@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
@@ -10,12 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._precision import warn_if_emulated
+from .._prompts import by_tokenizer, tell
 from ..core.contract import Prediction, Rng, map_tree
 from ..core.frames import evenly
 from ..core.plan import positive
 from ..core.rng import move
 from ._check import checked
-from ._kernel import Kernel
+from ._kernel import Kernel, warn_of_clipping
 from ._noise import noise_of
 from ._replay import Draws, Frame, Layout, Replay, Step, capture, fresh, schedulers, seeded, tensors
 from ._rows import Growth, folded, growth
@@ -27,12 +30,13 @@ __all__ = ["AnyPipeline"]
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "batch_size")
 _ANY = "a picture"
 """The prompt of calls that are asked for shapes only; to some pipelines an empty one means none."""
-_OURS = {
+OURS: dict[str, str] = {
     "prompt": "give prompts to the search",
     "latents": "a search draws its own start",
     "return_dict": "a search returns a Result",
     **dict.fromkeys(_COUNTS[:3], "the method says how many samples survive"),
 }
+"""What a search settles, and no call is given."""
 
 
 class _Start(NamedTuple):
@@ -116,7 +120,7 @@ class AnyPipeline:
         self._parameters = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
         self._refuse_arguments()
         self._exchanged = {n: new for n, s in schedulers(pipe).items() if (new := exchanged(s)) is not None}
-        draws = Draws()
+        self._device, draws = pipe._execution_device, Draws()  # asked once: it walks over all modules
         frame = self._frame(self._arguments(_ANY, 1), draws)
         self._state = self._state_of(frame)
         self._layout = self._grows(frame)
@@ -124,6 +128,10 @@ class AnyPipeline:
         self._start = self._law(draws.seen)
         self.num_steps = len(frame.items)
         self.kernel: Kernel = kernel_of(self._home.levels, self._noise, self._state.device)
+        for part in pipe.components.values():
+            warn_if_emulated(getattr(part, "dtype", None), self._device)
+        if "vae" in pipe.components and not isinstance(self.kernel, Tables):
+            warn_of_clipping(self.kernel.scheduler, stacklevel=3)
         self._shape: tuple[int, ...] = ()  # of a sample as the scheduler sees it, known from the first turn
         self._decodes_rows = True
         self._growths: dict[str, Growth | None] = {}
@@ -135,6 +143,8 @@ class AnyPipeline:
 
     def encode(self, prompts: list[str]) -> list[Replay]:
         """Prompts -> the pipeline's calls, left at their loop: one that takes rows of all, or one for each prompt."""
+        if "prompt" in self._arguments("", 1):
+            tell(type(self.pipe).__name__, prompts, self._split)
         if self._check:
             together = checked(self.pipe, self._arguments(prompts[0], 1), self._exchanged, self._layout)
             if not together.turns:
@@ -166,8 +176,10 @@ class AnyPipeline:
         if getattr(self._home.pipe, "_interrupt", False):  # where callbacks see the pipeline
             raise KeyboardInterrupt("a callback interrupted the pipeline")
         if len(cond) == 1:
-            rows = [0] * len(x) if len(cond[0].frames) == 1 else prompt_index.tolist()
-            return self._predicted(cond[0], x, level, rows)
+            calls = cond[0]
+            if len(calls.frames) == 1:
+                return self._predicted(calls, x, level, [0] * len(x))
+            return self._predicted(calls, x, level, prompt_index if calls.indexed else prompt_index.tolist())
         index = prompt_index.tolist()
         order = sorted(range(len(index)), key=index.__getitem__)  # rows of a prompt side by side
         groups = [[r for r in order if index[r] == p] for p in sorted(set(index))]
@@ -186,6 +198,24 @@ class AnyPipeline:
         out, sample = self._seen(x, pred.out)
         return self._rest(self.kernel.deterministic(out, step, sample), pred.out.left, step)
 
+    def renoise(self, x: Tensor, level: int, to: int, noise: Tensor) -> Tensor:
+        """The forward kernel q(x_to | x_level) of the scheduler's marginals; broadcasts like `step`.
+
+        What the pipeline starts without noise (a given first frame, say) stays as it is.
+
+        Raises:
+            ValueError: where the scheduler steps fewer or more numbers than a sample has.
+        """
+        shape = self._state.shape[1:]
+        if math.prod(self._shape) != shape.numel():
+            raise ValueError(
+                f"{type(self.pipe).__name__} steps {self._shape} of samples {tuple(shape)}, so these cannot be noised "
+                "again; take a method that does not go back in noise"
+            )
+        again = self.kernel.renoise(x, level, to, noise.reshape(*noise.shape[:3], *shape))
+        scale = self._start.scale
+        return torch.where(scale == 0, x, again) if isinstance(scale, Tensor) else again
+
     def decode(self, x0: Tensor) -> Tensor:
         """`[R, ...]` -> the pipeline's own output in [0, 1], float32: `[R, 3, H, W]`, videos `[R, F, 3, H, W]`."""
         if (self._layout is None or not self._decodes_rows) and len(x0) > 1:
@@ -203,12 +233,13 @@ class AnyPipeline:
             x0 = x0.index_select(self._time, move(torch.tensor(self._places, device="cpu"), x0.device))
         if self._cheap is None:
             return self.decode(x0)
-        before = self._home.pipe.vae
-        object.__setattr__(self._home.pipe, "vae", self._cheap)
-        try:
-            return self.decode(x0)
-        finally:
-            object.__setattr__(self._home.pipe, "vae", before)
+        with self._home.lock:
+            before = self._home.pipe.vae
+            object.__setattr__(self._home.pipe, "vae", self._cheap)
+            try:
+                return self.decode(x0)
+            finally:
+                object.__setattr__(self._home.pipe, "vae", before)
 
     @torch.no_grad()
     def output(self, x0: Tensor, **changed: Any) -> Any:
@@ -217,19 +248,44 @@ class AnyPipeline:
             raise ValueError(f"{type(self.pipe).__name__} makes one sample in a call, and has no output for {len(x0)}")
         return self._home.tail(x0, **changed)
 
+    def cut(self, prompt: str) -> str:
+        """What of the prompt no text encoder reads, as far as that is known (CLIP and T5); "" for nothing."""
+        return self._split(prompt)[1]
+
     def release(self) -> None:
         """Hands offloaded modules back, as the pipeline does after a call."""
         self.pipe.maybe_free_model_hooks()
+
+    def _split(self, prompt: str) -> tuple[object, str]:
+        """What the text encoders read, all together, and what none of them does."""
+        convert = getattr(self.pipe, "maybe_convert_prompt", lambda prompt, tokenizer: prompt)  # textual inversion
+        found = [by_tokenizer(one, bound)(convert(prompt, one)) for one, bound in self._reach()]
+        return tuple(read for read, _ in found) or prompt, min((cut for _, cut in found), key=len, default="")
+
+    def _reach(self) -> list[tuple[Any, int]]:
+        """The tokenizers, and how many tokens their encoders read; none where that is not known of all of them."""
+        known, found = self._parameters.get("max_sequence_length"), []
+        asked = self._call.get("max_sequence_length", None if known is None else known.default)
+        for end in ("", "_2", "_3"):
+            encoder, tokenizer = (getattr(self.pipe, f"{name}{end}", None) for name in ("text_encoder", "tokenizer"))
+            if encoder is None:
+                continue
+            kind = type(encoder).__name__
+            bound = tokenizer.model_max_length if "CLIP" in kind and tokenizer else asked if "T5" in kind else None
+            if bound is None or tokenizer is None:
+                return []
+            found.append((tokenizer, bound))
+        return found
 
     # ---- calls that are left at their loop ------------------------------------------------------------------
 
     def _refuse_arguments(self) -> None:
         kind = type(self.pipe).__name__
         for name, value in self._call.items():
-            if name in _OURS:
-                raise TypeError(f"{name}={value!r} is not for the pipeline: {_OURS[name]}")
+            if name in OURS:
+                raise TypeError(f"{name}={value!r} is not for the pipeline: {OURS[name]}")
             if name not in self._parameters:
-                known = ", ".join(each for each in self._parameters if each not in ("self", *_OURS))
+                known = ", ".join(each for each in self._parameters if each not in ("self", *OURS))
                 raise TypeError(f"{kind} takes no {name}; it takes {known}")
         for name, part in self.pipe.components.items():
             if getattr(part, "is_cache_enabled", False):
@@ -250,7 +306,7 @@ class AnyPipeline:
         return {name: value for name, value in call.items() if name in self._parameters}
 
     def _frame(self, call: dict[str, Any], draws: Draws | None = None) -> Frame:
-        with torch.no_grad(), seeded(self.pipe._execution_device), draws or nullcontext():
+        with torch.no_grad(), seeded(self._device), draws or nullcontext():
             return capture(self.pipe, call, self._exchanged)
 
     def _state_of(self, frame: Frame, rows: int = 1) -> Tensor:
@@ -315,7 +371,7 @@ class AnyPipeline:
 
     # ---- turns ----------------------------------------------------------------------------------------------
 
-    def _predicted(self, calls: Replay, x: Tensor, level: int, rows: Sequence[int]) -> Prediction:
+    def _predicted(self, calls: Replay, x: Tensor, level: int, rows: Sequence[int] | Tensor) -> Prediction:
         if self._layout is None and len(x) > 1:
             parts = [self._predicted(calls, x[r : r + 1], level, rows[r : r + 1]) for r in range(len(x))]
             return map_tree(lambda *leaves: torch.cat(leaves), *parts)
@@ -367,6 +423,8 @@ class AnyPipeline:
 
     def _rest(self, made: Tensor, left: tuple[Tensor, ...], level: int, clean: bool = False) -> Tensor:
         """What the rest of a turn makes of stepped samples `[..., *shape]`: states `[..., *state]`."""
+        if level not in self._turns:  # another process asked the network
+            self._predicted(self._home, self._state, level, [0])
         batch_shape = made.shape[: made.ndim - len(self._shape)]
         turn, flat = self._turns[level], made.to(self._state.dtype).flatten(0, len(batch_shape) - 1)
         needs = dict(turn.fixed) | {name: number * len(flat) for name, number in turn.numbers.items()}

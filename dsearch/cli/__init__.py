@@ -21,10 +21,14 @@ from ..core.budget import Budget
 from ..core.method import Method, Sized
 from ..core.plan import Bill, positive
 from ..experiments import build
+from ..experiments.document import read
 from ..experiments.experiment import Experiment, Model, Named
+from ..experiments.loading import LOADING
+from ..experiments.naming import as_named
 from ..experiments.quiet import hush
 from ..experiments.reader import load
 from .arguments import parser
+from .plans import plan_lines
 from .terminal import Plain, plain_output
 
 if TYPE_CHECKING:
@@ -91,15 +95,16 @@ def _generate(args: argparse.Namespace) -> None:
         args.reward = "clip"
         if args.model != "box" and args.clip is None:
             raise UsageError("name a --reward: the boxed CLIP knows emoji only (--reward clip takes its --clip DIR)")
-    held_out = tuple(name for name in dict.fromkeys(args.held_out) if name != args.reward)
+    rewards = _rewards(args)
+    args.reward, *held_out = rewards
     budget = _budget(args)
     experiment = Experiment(
         prompts=tuple(args.prompts),
-        rewards={name: _reward(name, args) for name in (args.reward, *held_out)},
+        rewards=rewards,
         methods={args.method: Named(args.method, _options(args))},
         models={_named(args): _model(args)},
         objectives=(args.reward,),
-        held_out=held_out,
+        held_out=tuple(held_out),
         budgets=(budget,),
         seeds=(args.seed,),
         chunks=_chunks(args),
@@ -182,6 +187,15 @@ def _check(args: argparse.Namespace) -> None:
     print(f"{there} of {of} searches are there, all as they were written")
 
 
+def _export(args: argparse.Namespace) -> None:
+    from ..experiments.folder import Run
+    from ..experiments.geneval import export_geneval
+
+    chosen = {name: getattr(args, name) for name in ("method", "objective", "model", "budget")}
+    count = export_geneval(Run.open(args.run_folder).refuse_damage(), args.out, args.geneval, **chosen)
+    print(f"{args.out}: {count} images; python evaluation/evaluate_images.py {args.out} of GenEval reads them")
+
+
 def _report(args: argparse.Namespace) -> None:
     from ..experiments.folder import Run
     from ..report import report
@@ -204,13 +218,8 @@ def _plan(args: argparse.Namespace) -> None:
         raise UsageError("--within seconds=... needs a model to measure; use it with generate")
     method = _sized(build.method(Named(args.method, _options(args)), build.unasked), budget, args.steps)
     plan = method.plan(args.steps)
-    print("steps      beams  children  rows  scored")
-    for (alive, width, score), steps in groupby(
-        range(plan.num_steps), key=lambda i: (plan.alive[i], plan.width[i], plan.score[i])
-    ):
-        run = list(steps)
-        span = f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}"
-        print(f"{span:9} {alive:6} {width:9} {alive * width:5}  {'yes' if score else 'no'}")
+    for line in plan_lines(plan):
+        print(line)
     print(f"ends with {plan.keep[-1]} of {plan.start} beams; {_priced(method, args.steps)}")
     others = _at_the_bill(method, args.steps)
     print(f"\nothers within {method.bill(args.steps).model_calls:,} rows of the network:")
@@ -245,7 +254,7 @@ def _at_the_bill(method: Method, steps: int) -> dict[str, Method]:
 
 
 def _priced(method: Method, steps: int) -> str:
-    counts = ", ".join(f"{n:,} {unit.replace('_', ' ')}" for unit, n in method.bill(steps)._asdict().items())
+    counts = ", ".join(f"{n:,} {unit.replace('_', ' ')}" for unit, n in method.bill(steps).counts().items())
     return f"bill of {'the pool' if method.pool else 'a prompt'}: {counts}"
 
 
@@ -309,7 +318,7 @@ def _changes(args: argparse.Namespace, bills: Sequence[int]) -> dict[str, Any]:
     for bill in bills:
         positive("a bill in plain samples", bill)
     found: dict[str, Any] = {
-        "models": {_named(args): model.as_dict()},
+        "models": {_named(args): model},
         "budgets": [{"model_calls": bill * model.num_steps} for bill in bills],
     }
     if args.seeds is not None:
@@ -380,6 +389,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         if name == "width" and rows < beams:
             raise UsageError(f"--rows-per-step {rows} is below --beams {beams}; raise it")
         options[name] = rows // beams if name == "width" else rows
+    if args.final is not None:
+        options["final"] = read(args.final)[0] if args.final.startswith("{") else args.final
     return options
 
 
@@ -393,8 +404,20 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _rewards(args: argparse.Namespace) -> dict[str, Named]:
+    """The reward that steers, then those that are held out, by name; those of one kind are numbered."""
+    found: dict[str, Named] = {}
+    for text in dict.fromkeys([args.reward, *args.held_out]):
+        named = _reward(text, args)
+        same = sum(name.partition(" ")[0] == named.kind for name in found)
+        found[f"{named.kind} {same + 1}" if same else named.kind] = named
+    return found
+
+
 def _reward(name: str, args: argparse.Namespace) -> Named:
-    """A reward by name, with the weights that the command line gives it."""
+    """A reward by name, with the weights that the command line gives it, or as an experiment's file says it."""
+    if name.startswith("{"):
+        return as_named(read(name)[0])
     kind = name.lower()
     if kind in ("aesthetic", "pickscore") and args.clip is None:
         raise UsageError(f"{name} needs --clip DIR, its CLIP")
@@ -414,8 +437,22 @@ def _model(args: argparse.Namespace) -> Model:
     if args.steps is not None and args.steps < 1:
         raise UsageError(f"--steps {args.steps}: num_inference_steps={args.steps} must be at least 1")
     said = {name: getattr(args, name) for name in ("guidance_scale", "eta", "noise")}
+    said |= {name: getattr(args, name) for name in LOADING if name not in ("class", "lora")} | {"class": args.kind}
+    said["lora"] = [_lora(text) for text in args.lora] or None
     given = {name: value for name, value in said.items() if value is not None}
-    return Model(args.model, args.steps, args.dtype, args.device, args.preview, given)
+    call = dict(_option(text) for text in args.call)
+    try:
+        return Model(args.model, args.steps, args.dtype, args.device, args.preview, given, call)
+    except ValueError as error:
+        raise UsageError(f"--call {error}") from error
+
+
+def _lora(text: str) -> Any:
+    """FILE, or FILE=WEIGHT; a name may have an = of its own."""
+    path, _, weight = text.rpartition("=")
+    with suppress(ValueError):
+        return {"path": path, "weight": float(weight)} if path else text
+    return text
 
 
 def _named(args: argparse.Namespace) -> str:
@@ -432,6 +469,7 @@ COMMANDS = {
     "run": _run,
     "merge": _merge,
     "check": _check,
+    "export": _export,
     "report": _report,
     "compare": _compare,
     "plan": _plan,

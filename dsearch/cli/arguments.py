@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .. import __version__, methods, studies
-from ..experiments.models import default_device
+from ..experiments.loading import COMPILE, OFFLOAD, default_device
 
 __all__ = ["parser"]
 
@@ -19,6 +19,7 @@ GENERATE = """examples:
   dsearch generate "cat" --method svdd -o temperature=0.1
   dsearch generate "cat" --method beam --within seconds=20     (measured first, then turned into a plan)
   dsearch generate "cat" --reward my_module:my_reward      (any callable (images, prompts) -> [N])
+  dsearch generate "cat" --reward '{kind: weighted, rewards: [clip, colourfulness], weights: [1, 0.001]}'
 """
 PLAN = """examples:
   dsearch plan --method dsearch --steps 50 --beams 5 --rows-per-step 25
@@ -66,7 +67,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     generate.add_argument("prompts", nargs="+", metavar="PROMPT")
     _add_model(generate)
     _add_method(generate)
-    generate.add_argument("--reward", help="name of a reward, or module:callable (in the box: clip)")
+    generate.add_argument("--reward", help="name of a reward, module:callable, or {kind: NAME, ...} (in the box: clip)")
     generate.add_argument("--clip", metavar="DIR", help="the CLIPModel of clip, aesthetic or pickscore")
     generate.add_argument("--weights", metavar="FILE", help="the checkpoint of hps, or the head of aesthetic")
     generate.add_argument(
@@ -91,6 +92,16 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
 
     check = command("check", "whether a run's searches are as they were written")
     check.add_argument("run_folder", type=Path, metavar="RUN")
+
+    export = command("export", "a run's images in the folders that another program reads")
+    export.add_argument("run_folder", type=Path, metavar="RUN")
+    export.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    export.add_argument(
+        "--geneval", type=Path, metavar="FILE", required=True, help="GenEval's layout, by its evaluation_metadata.jsonl"
+    )
+    for name in ("method", "objective", "model"):
+        export.add_argument(f"--{name}", help="whose images, where the run has several")
+    export.add_argument("--budget", type=int, help="number of the budget, from 0, where the run has several")
 
     report = command("report", "one HTML file that shows what a run's searches did")
     report.add_argument("run_folder", type=Path, metavar="RUN")
@@ -144,14 +155,38 @@ def _number(text: str) -> float:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="box", help="box, a diffusers folder, or a hub id, which is downloaded")
+    parser.add_argument(
+        "--model", default="box", help="box, a diffusers folder, a .safetensors file, or a hub id, which is downloaded"
+    )
     parser.add_argument("--steps", type=int, help="denoising steps (default: 20 for the box, else 50)")
     parser.add_argument("--guidance-scale", type=_number, help="(default: 2.5 for the box, else the model's own)")
     parser.add_argument("--eta", type=_number, help="strength of a step's noise (default: 1, or as --noise has it)")
     parser.add_argument("--noise", help="of flow models: posterior (default), cps, flow-sde, dance or full")
-    parser.add_argument("--device", help=f"(default here: {default_device()})")
     parser.add_argument(
-        "--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda, float32 in the box)"
+        "--call",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the pipeline's own call: image=cat.png (a file), strength=0.7, guidance_rescale=0.7, ...",
+    )
+    parser.add_argument("--device", help=f"(default, as auto: {default_device()})")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "float16", "bfloat16", "auto"],
+        help="(default: float16 on cuda, float32 in the box; auto: that of the weights' files)",
+    )
+    parser.add_argument(
+        "--class", dest="kind", metavar="NAME", help="the pipeline class, StableDiffusionImg2ImgPipeline"
+    )
+    parser.add_argument("--config", metavar="DIR", help="of a checkpoint in one file: a folder of such a pipeline")
+    parser.add_argument("--variant", help="of the weights: fp16, say")
+    parser.add_argument("--revision", help="of a hub id")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[=WEIGHT]", help="a LoRA, several times for several"
+    )
+    parser.add_argument("--offload", choices=OFFLOAD, help="networks to the CPU while they are not used")
+    parser.add_argument(
+        "--compile", nargs="?", const="default", choices=COMPILE, help="the denoising network (alone: default)"
     )
     parser.add_argument(
         "--preview", nargs="?", const="box", metavar="DIR", help="an AutoencoderTiny for values (alone: the box's)"
@@ -183,5 +218,10 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="UNIT=N",
         help="size the method to a bill per prompt: model_calls, decodes, reward_calls or (generate only) seconds",
+    )
+    parser.add_argument(
+        "--final",
+        metavar="JUDGE",
+        help="rank the survivors by comparisons: a reward's name, or {judge: ..., form: ...}",
     )
     parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="another argument")

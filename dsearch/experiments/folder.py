@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .._optional import optional
-from ..core.result import Result
+from ..core.result import Lineage, Result
 from .experiment import Experiment, ExperimentError, Unit
 from .files import dumps, settle, write
 from .reader import from_data
@@ -53,6 +53,8 @@ class Trace(NamedTuple):
         values: `[B, N]` of all candidates of a step; None where nothing was scored.
         child: `[B, K]` which of the N candidates each survivor of a step was.
         order: `[B, K]` which of the last survivors each image is, best first.
+        reached: the level after each step, of a plan that goes back in noise; None for a straight descent.
+        parent: `[B, N]` which beam each candidate of a step came from, of a tree, -1 where there is none; else None.
     """
 
     prompts: list[str]
@@ -61,6 +63,14 @@ class Trace(NamedTuple):
     values: list[Tensor | None]
     child: list[Tensor]
     order: Tensor
+    reached: list[int] | None = None
+    parent: list[Tensor] | None = None
+
+    @property
+    def lineage(self) -> Lineage:
+        """Who descends from whom."""
+        parent = None if self.parent is None else tuple(self.parent)
+        return Lineage(tuple(self.child), tuple(self.width), self.order, parent)
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,8 @@ class Run:
             [held.get(f"values.{i}") for i in steps],
             [held[f"child.{i}"].long() for i in steps],
             held["order"].long(),
+            about.get("reached"),
+            [held[f"parent.{i}"].long() for i in steps] if "parent.0" in held else None,
         )
 
     def thumbnails(self, unit: Unit) -> dict[tuple[int, int], bytes]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import studies
-from .._text import prompts_of, read_text
+from .._text import read_text
 from ..core.plan import Bill
-from . import document
+from . import document, pictures
 from .experiment import AXES, PILOT, SEEDS, Experiment, ExperimentError, Model, Named, near
+from .prompt_sets import prompt_set, read_prompts
 from .typed import LARGEST, refuse_odd_number, short
 
 __all__ = ["from_data", "load", "parse"]
@@ -128,9 +129,11 @@ class _Reader:
         return Experiment(**parts, where=self.where)
 
     def model(self, path: Place, given: Any) -> Model:
+        if isinstance(given, Model):
+            return given
         if isinstance(given, str):
             return Model(given)
-        fields = [f.name for f in dataclasses.fields(Model) if f.name != "args"]
+        fields = [f.name for f in dataclasses.fields(Model) if f.name not in ("args", "call")]
         given = self.mapping(path, given)
         own = {name: given.pop(name) for name in fields if name in given}
         for name in ("pipeline", "dtype", "device", "preview"):
@@ -138,10 +141,17 @@ class _Reader:
                 self.refuse((*path, name), f"{own[name]!r} is not a string")
         if own.get("steps") is not None:
             self.whole((*path, "steps"), own["steps"], 1)
-        dtypes = ("float32", "float16", "bfloat16")
+        dtypes = ("float32", "float16", "bfloat16", "auto")
         if own.get("dtype") not in (None, *dtypes):
             self.refuse((*path, "dtype"), f"{own['dtype']!r}: choose among {', '.join(dtypes)}")
-        return Model(**own, args=given)
+        call = self.mapping((*path, "call"), given.pop("call", {}))
+        return Model(**own, args=given, call={name: self.argument((*path, "call", name), call[name]) for name in call})
+
+    def argument(self, path: Place, given: Any) -> Any:
+        try:
+            return pictures.named(path[-1], given, self.folder)
+        except ValueError as error:
+            self.refuse(path, str(error))
 
     def named(self, path: Place, given: Any) -> Named:
         if isinstance(given, str):
@@ -155,13 +165,24 @@ class _Reader:
     def prompts(self, given: Any) -> tuple[Any, ...]:
         if not isinstance(given, Mapping):
             return tuple(self.sequence(("prompts",), given))
-        file = self.mapping(("prompts",), given, ("file",), ("file",))["file"]
-        if self.folder is None or not isinstance(file, str) or not (self.folder / file).is_file():
-            self.refuse(("prompts", "file"), f"no file {file!r} beside the experiment; one prompt a line")
+        said = self.mapping(("prompts",), given, ("file", "set", "first"))
+        file, name = said.get("file"), said.get("set")
+        if "set" not in said and "file" not in said:
+            self.refuse(("prompts",), "file or set is missing; name a file beside the experiment, or a set of prompts")
+        if "set" in said and not isinstance(name, str):
+            self.refuse(("prompts", "set"), f"{short(name)} is not a name")
+        path = None
+        if "file" in said:
+            if self.folder is None or not isinstance(file, str) or not (self.folder / file).is_file():
+                self.refuse(("prompts", "file"), f"no file {file!r} beside the experiment; one prompt a line")
+            path = self.folder / file
         try:
-            return tuple(prompts_of(self.folder / file))
+            found = tuple(read_prompts(path)) if name is None and path else prompt_set(str(name), path)
         except ValueError as error:
-            self.refuse(("prompts", "file"), str(error))
+            self.refuse(("prompts", "set" if path is None else "file"), str(error))
+        if "first" in said:
+            found = found[: self.whole(("prompts", "first"), said["first"], 1)]
+        return found
 
     def sweep(self, path: Place, given: Any) -> Mapping[str, tuple[Any, ...]]:
         sweep = self.mapping(path, given, AXES)
@@ -231,7 +252,7 @@ class _Reader:
         if isinstance(given, Mapping | list | tuple):
             for key, one in given.items() if isinstance(given, Mapping) else enumerate(given):
                 self.odd_numbers((*path, key), one)
-        elif not (given is None or isinstance(given, bool | int | float | str | Path)):
+        elif not (given is None or isinstance(given, bool | int | float | str | Path | Model)):
             self.refuse(path, f"{short(given)} is no plain data; put it in quotes")
         else:
             try:

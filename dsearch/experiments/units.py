@@ -133,7 +133,8 @@ def _check(unit: Unit, records: Sequence[dict[str, Any]], timing: Mapping[str, A
     for record in records:
         numbers += [record["reward"], record["log_w"], record["kl"], *record["held_out"].values()]
         counts += [record["rank"], record["ancestor"]]
-        counts += [record[kind][of] for kind in ("bill", "planned") for of in Bill._fields]
+        counts += [record[kind][of] for kind in ("bill", "planned") for of in Bill().counts()]
+        counts += [record[kind].get("comparisons", 0) for kind in ("bill", "planned")]
         own = _its_own(unit, record["image"], IMAGE) and _its_own(unit, record.get("video"), VIDEO)
         if record["position"] not in unit.positions or not own:
             raise ValueError(f"position {record['position']!r}, image {record['image']!r}")

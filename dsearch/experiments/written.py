@@ -70,9 +70,17 @@ def records(experiment: Experiment, unit: Unit, result: Result, cut: Callable[[s
                 "log_w": float(result.log_w[b, k]),
                 "kl": None if result.kl is None else float(result.kl[b, k]),
                 "ancestor": int(ancestor[b, k]),
+                **_judged(result, b),
                 "path": path[b, k].tolist(),
-                **{kind: getattr(result.cost, kind)._asdict() for kind in ("bill", "planned")},
+                **{kind: getattr(result.cost, kind).counts() for kind in ("bill", "planned")},
             }
+
+
+def _judged(result: Result, b: int) -> dict[str, Any]:
+    """What a final choice asked of a group, and how often it had no winner."""
+    if result.final is None:
+        return {}
+    return {"judged": {"comparisons": int(result.final.comparisons[b]), "ties": int(result.final.ties[b])}}
 
 
 def trace_bytes(result: Result) -> bytes:
@@ -90,11 +98,15 @@ def trace_bytes(result: Result) -> bytes:
         held[f"child.{i}"] = compact(child)
         if step.values is not None:
             held[f"values.{i}"] = step.values.float().cpu().contiguous()
+        if result.lineage.parent is not None:
+            held[f"parent.{i}"] = compact(result.lineage.parent[i])
     about = {
         "prompts": [" / ".join(dict.fromkeys(group)) for group in result.prompts],
         "alive": [step.alive for step in result.trace],
         "width": [step.width for step in result.trace],
     }
+    if any(step.reached is not None for step in result.trace):
+        about["reached"] = [step.level for step in result.trace]
     return save(held, {"trace": json.dumps(about)})
 
 

@@ -156,15 +156,15 @@ def _drawn(search: Search, strips: dict[int, bytes], rung: Rung, each: Callable[
     """A thumbnail's size, and by step their sheet, which candidates are on it (None for all), and how many a row."""
     if not strips:
         return {"tile": None, "strips": {}}
-    fewest = min(strips, key=lambda i: search.rows[i])
-    tile = _tile(_open(strips[fewest]).size, search.rows[fewest])
+    fewest = min(strips, key=lambda i: search.tiles[i])
+    tile = _tile(_open(strips[fewest]).size, search.tiles[fewest])
     held = {i: _kept(search, i) if rung.whose == "kept" else None for i in strips}
-    coded = each(lambda i: _sheet(strips[i], tile, search.rows[i], rung.thumbnails, held[i]), strips)
+    coded = each(lambda i: _sheet(strips[i], tile, search.tiles[i], rung.thumbnails, held[i]), strips)
     sheets = zip(strips, coded, strict=True)
     return {
         "tile": tile,
         "strips": {
-            str(i): [_base64(sheet), held[i], _columns(tile, len(held[i] or range(search.rows[i])))]
+            str(i): [_base64(sheet), held[i], _columns(tile, len(held[i] or range(search.tiles[i])))]
             for i, sheet in sheets
         },
     }

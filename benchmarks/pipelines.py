@@ -189,6 +189,14 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def kept(page: Path) -> dict[str, Row]:
+    """The rows that a page has."""
+    begin, end = (mark.format("pipelines") for mark in MARKS)
+    text = page.read_text("utf-8").partition(begin)[2].partition(end)[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+    return {row[0]: Row(row[0], row[1].removeprefix("no: "), *row[2:]) for row in cells[2:]}
+
+
 # ---- cost ---------------------------------------------------------------------------------------------------
 
 
@@ -391,14 +399,16 @@ def rewrite(page: Path, name: str, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, help="the page to put the tables into")
-    parser.add_argument("--only", nargs="+", help="names of classes")
+    parser.add_argument("--only", nargs="+", help="names of classes; a page keeps its rows of the others")
     parser.add_argument("--cost", action="store_true", help="only what a replayed turn costs")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    rows = []
+    rows: list[Row] = []
+    before = {} if args.docs is None else kept(args.docs)
     for kind in [] if args.cost else classes():
         if args.only and kind.__name__ not in args.only:
+            rows += [before[kind.__name__]] if kind.__name__ in before else []
             continue
         source = understood(kind)
         try:

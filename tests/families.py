@@ -1950,7 +1950,9 @@ def _(kind: str) -> Any:
         call[f"{sign}prompt_embeds_t5"] = embeds(1, 16, 32)
         call[f"{sign}prompt_embeds_llama3"] = embeds(2, 1, 16, 16)
         call[f"pooled_{sign}prompt_embeds".replace("pooled_negative", "negative_pooled")] = embeds(1, 64)
-    return assembled(kind, transformer=transformer, vae=tiny.flux().vae, scheduler=flow()), call
+    pipe = assembled(kind, transformer=transformer, vae=tiny.flux().vae, scheduler=flow())
+    pipe.default_sample_size = 8  # to whose area it brings every call
+    return pipe, call
 
 
 import families_classic  # noqa: E402, F401  # they register more

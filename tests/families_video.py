@@ -646,27 +646,6 @@ def _(kind: str) -> Any:
     return assembled(kind, transformer=transformer, vae=vae, scheduler=flow()), call
 
 
-@family("OmniGenPipeline")
-def _(kind: str) -> Any:
-    transformer = made(
-        "OmniGenTransformer2DModel",
-        in_channels=4,
-        patch_size=2,
-        hidden_size=16,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=16,
-        num_layers=1,
-        pad_token_id=0,
-        vocab_size=len(words()),
-        max_position_embeddings=512,
-        time_step_dim=16,
-        rope_scaling={"long_factor": [1.0] * 4, "short_factor": [1.0] * 4},
-    )
-    parts = {"vae": tiny.pipeline().vae, "tokenizer": words(), "scheduler": flow(invert_sigmas=True)}
-    return assembled(kind, transformer=transformer, **parts), {**SIDES, "guidance_scale": 2.0, **STEPS}
-
-
 @family("JoyImageEditPipeline")
 def _(kind: str) -> Any:
     transformer = made(

@@ -27,7 +27,8 @@ QUICK = {
     *("ChromaPipeline", "QwenImagePipeline", "ZImagePipeline", "PixArtAlphaPipeline", "SanaPipeline", "BriaPipeline"),
     *("AuraFlowPipeline", "Lumina2Pipeline", "CogView4Pipeline", "HunyuanDiTPipeline", "IFPipeline", "DDPMPipeline"),
     *("WanPipeline", "LTXPipeline", "LTXImageToVideoPipeline", "CogVideoXPipeline", "HunyuanVideoPipeline"),
-    *("MochiPipeline", "StableCascadePriorPipeline"),
+    *("MochiPipeline", "StableCascadePriorPipeline", "Kandinsky5T2VPipeline", "Cosmos2TextToImagePipeline"),
+    *("MarigoldDepthPipeline", "ConsistencyModelPipeline", "VideoToVideoSDPipeline", "MotifVideoImage2VideoPipeline"),
 }
 REFUSED = {
     "DiTPipeline": "for 1 samples",
@@ -360,9 +361,10 @@ FLOWS = {
         "velocity",
     ),
     "inverted": (lambda: diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "to the image"),
-    "beyond 1": (lambda: diffusers.FlowMatchEulerDiscreteScheduler(), "noise"),
+    "beyond 1": (diffusers.FlowMatchEulerDiscreteScheduler, "noise"),
+    "IPNDM": (diffusers.IPNDMScheduler, "v"),
 }
-"""Schedulers of flows whose tables are read, and what their networks say: of x = a x_0 + s n, (x - x_0) / s or n."""
+"""Other schedulers whose tables are read, and what their networks say of x = a x_0 + s n."""
 
 
 @settings(max_examples=30)
@@ -384,9 +386,9 @@ def test_the_kernel_keeps_the_marginals_of_the_scheduler(eta, step, name):
 
     def child(n, noise):
         x = a * mean + s * n
-        said = {"image": mean, "noise": (x - a * mean) / s, "velocity": (x - mean) / s}
-        out = said.get(FLOWS[name][1], said["velocity"] * -1) if name in FLOWS else said["image"]
-        return float(kernel.step(out, step, x, noise))
+        said = {"image": mean, "noise": n, "velocity": (x - mean) / s, "to the image": (mean - x) / s}
+        said["v"] = a * n - s * mean
+        return float(kernel.step(said[FLOWS[name][1] if name in FLOWS else "image"], step, x, noise))
 
     base = child(zero, zero)
     by_n, by_noise = child(one, zero) - base, child(zero, one) - base

@@ -142,7 +142,7 @@ class Descent:
     Attributes:
         beams: the clean survivors, whose values are final rewards.
         images: `[B, K, ...]` theirs.
-        trace: one `Step` per denoising step.
+        trace: one `Step` per step of the plan.
         lineage: for each step `[B, K_i]`, which of its candidates survived.
         stop: `[B]` the groups that search no further; None for none.
     """

@@ -101,7 +101,7 @@ class Result:
         log_w: `[B, K]` log importance weights, zeros without a potential.
         kl: `[B, K]` KL in nats of the searched path to the pretrained one, as far as the choices made say
             (`dsearch.core.selection`): 0 for plain sampling; None where it is not known.
-        trace: one `Step` per denoising step.
+        trace: one `Step` per step of the plan.
         lineage: who descends from whom.
         plan: the plan that was run.
         cost: what it cost.

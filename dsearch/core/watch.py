@@ -58,7 +58,8 @@ class Called(Watcher):
 class Target(Watcher):
     """A prompt whose best value has reached a target draws one child per beam until it falls below.
 
-    A noise search ends its rounds there. What that saves is not spent.
+    A noise search ends its rounds there, and a search that goes back in noise goes back no more. What that saves is not
+    spent.
 
     Raises:
         ValueError: for nan.

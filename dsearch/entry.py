@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from . import methods
+from . import _memory, methods
 from ._optional import optional
-from .adapters.loaded import adapter_of, options_of, refuse_unknown
+from .adapters.loaded import adapter_for, adapter_of, options_of, refuse_unknown
 from .core.chunks import Chunks
 from .core.contract import Denoiser, Rng
 from .core.engine import Share
@@ -74,8 +75,10 @@ def search(
     if progress is True:
         with optional():
             import tqdm  # noqa: F401
+    denoiser = _denoiser(model, model_options)
+    _memory.begin()
     found = search_denoiser(
-        _denoiser(model, model_options),
+        denoiser,
         method,
         prompts,
         seed=seed,
@@ -87,7 +90,7 @@ def search(
         share=share,
         final=final,
     )
-    return Result.of(found)
+    return Result.of(replace(found, peak_bytes=_memory.peak(found.latents)))
 
 
 def _denoiser(model: Any, options: Mapping[str, Any]) -> Denoiser:
@@ -97,7 +100,7 @@ def _denoiser(model: Any, options: Mapping[str, Any]) -> Denoiser:
     missing = [name for name in DENOISER if not hasattr(model, name)]
     kind = type(model).__name__
     if isinstance(model, type) or "predict" in missing:
-        adapter = adapter_of(model)
+        adapter = adapter_of(model) if isinstance(model, type) else adapter_for(model, options)
         refuse_unknown("search", options, dict.fromkeys([*named, *options_of(adapter, model)]))
         return adapter(model, **options)
     if missing:

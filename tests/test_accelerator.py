@@ -193,6 +193,7 @@ def compared(page, device, search):
 
 WAITS = {
     "published": lambda trace: 1,
+    "epsilon_greedy": lambda trace: 1,  # after each round but the last: which noise to go on from
     "abcd": lambda trace: 1,
     "rbf": lambda trace: 1 + 2 * max(step.width for step in trace),
 }

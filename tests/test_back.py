@@ -15,7 +15,21 @@ from dsearch.core import plan as plans
 from dsearch.core import selection
 from dsearch.core.contract import Scores
 from dsearch.core.watch import Unchanged
-from dsearch.methods import abcd, best_of_n, code, dsearch_r, fk, plain, psp, random_search, rbf, rerd, sop, svdd
+from dsearch.methods import (
+    abcd,
+    best_of_n,
+    code,
+    dsearch_r,
+    evosearch,
+    fk,
+    plain,
+    psp,
+    random_search,
+    rbf,
+    rerd,
+    sop,
+    svdd,
+)
 
 N = 3000
 """Runs of a prompt, side by side, where a mean is held to its exact value."""
@@ -235,6 +249,23 @@ def test_one_watcher_of_a_method_serves_many_searches():
     method = abcd(smooth, 2, 1, 1, 4, (0.5,), patience=1)
     assert_same_result(run(method), run(method))
     assert run(method, watch=[Target(-1e9)]).cost.bill.model_calls == 2 * 6
+
+
+def test_evosearch_without_levels_is_best_of_n_and_at_level_0_alone_random_search():
+    assert_same_result(run(evosearch(smooth, 4, 3, 2, ())), run(best_of_n(smooth, 4, 2)))
+    method = evosearch(first, population=2, children=3, elite=1, levels=(0.0, 0.0))
+    assert within(best_of(2 + 2 * 3), run(method, [f"{i}" for i in range(1500)], gaussian(3)).rewards)
+
+
+def test_evosearch_never_loses_its_best_and_costs_what_its_generations_run():
+    shares = (0.1, 0.4, 0.8)
+    found = [run(evosearch(smooth, 4, 2, 2, shares[:g])).rewards for g in range(4)]
+    assert all((after >= before).all() for before, after in pairwise(found))
+    bill = evosearch(smooth, 14, 3, 2, shares).bill(20)
+    assert bill == Bill(14 * 20 + 2 * 3 * (18 + 12 + 4), *[14 + 2 * 3 * 3] * 2)
+    for fields, says in (({"levels": (0.4, 0.2)}, "that rise"), ({"elite": 9}, "elite=9 exceeds population=2")):
+        with pytest.raises(ValueError, match=says):
+            evosearch(smooth, **fields)
 
 
 @pytest.mark.parametrize(

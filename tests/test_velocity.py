@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_backbones import assert_same, state
 
 import dsearch
-from dsearch.adapters import AnyPipeline, StableDiffusion, StableDiffusionXL, as_flow
+from dsearch.adapters import AnyPipeline, StableDiffusion, as_flow
 from dsearch.adapters.velocity import Velocity
 
 ALPHAS = diffusers.DDIMScheduler(**tiny.SD_DDIM).alphas_cumprod
@@ -54,7 +54,7 @@ def test_times_between_the_trained_ones_keep_their_order_and_those_beyond_take_t
     assert any(time != round(time) for time in asked)
 
 
-@pytest.mark.parametrize(("make", "adapter"), [(tiny.pipeline, StableDiffusion), (tiny.xl, StableDiffusionXL)])
+@pytest.mark.parametrize(("make", "adapter"), [(tiny.pipeline, StableDiffusion), (tiny.xl, AnyPipeline)])
 @pytest.mark.parametrize("noise", ["posterior", "cps", "flow-sde", "dance", "full"])
 def test_the_copy_is_searched_like_any_pipeline_and_the_pipeline_is_left_as_it_was(make, adapter, noise):
     pipe = make()

@@ -71,7 +71,7 @@ def test_a_video_has_the_mean_or_least_of_its_frames_at_any_chunk(n, frames, chu
         return bright(images, prompts)
 
     each = torch.stack([bright(video, [PROMPTS[i]] * frames) for i, video in enumerate(videos)])
-    found = per_frame(reward, over, chunk)(videos, PROMPTS[:n])
+    found = per_frame(reward, over, chunk=chunk)(videos, PROMPTS[:n])
     assert torch.allclose(found, each.mean(1) if over == "mean" else each.amin(1)) and most <= chunk
 
 
@@ -80,8 +80,8 @@ def test_a_picture_is_a_video_of_one_frame():
 
 
 def test_videos_that_cannot_be_are_named():
-    with pytest.raises(ValueError, match=r"over='max' is not known; choose one of mean, min"):
-        per_frame(bright, "max")
+    with pytest.raises(ValueError, match=r"over='median' is not known; choose one of mean, min, max"):
+        per_frame(bright, "median")
     with pytest.raises(ValueError, match="chunk is 0"):
         per_frame(bright, chunk=0)
     with pytest.raises(ValueError, match=r"videos are \[1, 2, 4, 8, 8\]; a reward of frames reads \[N, F, 3, H, W\]"):
@@ -267,7 +267,7 @@ def test_yaml_names_what_python_makes(module):
     with pytest.raises(ValueError, match="score='sharp' is no module:attribute"):
         naming.check_reward(Named("on_pil", {"score": "sharp"}))
     with pytest.raises(ValueError, match="over"):
-        naming.check_reward(Named("per_frame", {"reward": "clip", "over": "max"}))
+        naming.check_reward(Named("per_frame", {"reward": "clip", "over": "median"}))
 
 
 def test_the_command_line_reads_a_reward_as_a_file_says_it(module, tmp_path, capsys):

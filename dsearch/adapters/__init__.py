@@ -4,8 +4,12 @@ from typing import Any
 
 from ..discovery import find, modules
 
+_REMOVED = ("Flux", "StableDiffusion3", "StableDiffusionXL")
+
 
 def __getattr__(name: str) -> Any:
+    if name in _REMOVED:  # no AttributeError, which an import would answer for us without the remedy
+        raise ImportError(f"dsearch.adapters.{name} is gone: AnyPipeline(pipe, ...) takes its place, as fast and alike")
     return find(__name__, __path__, name)
 
 

@@ -1,14 +1,11 @@
 # Written by `make api`, for type checkers; at run time the folder finds its modules.
 
 from .ddpm import DDPM as DDPM
-from .flux import Flux as Flux
 from .loaded import from_pipeline as from_pipeline
 from .masked import Masked as Masked
 from .modular_sdxl import search_step as search_step
 from .pipeline import AnyPipeline as AnyPipeline
 from .stable_diffusion import StableDiffusion as StableDiffusion
-from .stable_diffusion_3 import StableDiffusion3 as StableDiffusion3
-from .stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
 from .toy import GaussianMixture as GaussianMixture
 from .toy import Quadratic as Quadratic
 from .toy import TokenChain as TokenChain

@@ -156,7 +156,10 @@ class _Drawing(Kernel):
         if self._sibling is not None:
             return self._sibling.step(out, self._t[i], x).pred_original_sample
         said = self._stepped(out, i, x, torch.zeros_like(x))
-        return said.denoised if hasattr(said, "denoised") else said.pred_original_sample
+        for name in ("denoised", "pred_original_sample"):
+            if hasattr(said, name):
+                return getattr(said, name)
+        return said.prev_sample  # of a consistency model: x_0 and noise
 
     def _step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
         return self._stepped(out, i, x, noise).prev_sample

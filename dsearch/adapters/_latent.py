@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -35,23 +34,21 @@ class Latent:
     height: int
     width: int
     _shape: tuple[int, ...]
-    _unit = 8  # what height and width must be multiples of
 
     def _set_up(self, pipe: Any, num_steps: int, sample_size: Any, height: Any, width: Any, preview: Any) -> None:
         self.num_steps, self.pipe, self._looks = positive("num_inference_steps", num_steps), pipe, preview
-        network = self._denoising(pipe)
-        refuse_more_inputs(network, self._channels(pipe))
+        refuse_more_inputs(pipe.unet, pipe.vae.config.latent_channels)
         # Read once: diffusers walks all modules to tell, which would take milliseconds of every step.
         self._device, self._vae_dtype = pipe._execution_device, pipe.vae.dtype
         self._looks_dtype = getattr(preview, "dtype", None)
-        for dtype in {network.dtype, self._vae_dtype, self._looks_dtype}:
+        for dtype in {pipe.unet.dtype, self._vae_dtype, self._looks_dtype}:
             warn_if_emulated(dtype, self._device)
         scale = pipe.vae_scale_factor
         own_height, own_width = sample_size if isinstance(sample_size, list | tuple) else (sample_size, sample_size)
         self.height = positive("height", own_height * scale if height is None else height)
         self.width = positive("width", own_width * scale if width is None else width)
-        if self.height % self._unit or self.width % self._unit:
-            raise ValueError(f"height={self.height} and width={self.width} must be multiples of {self._unit}")
+        if self.height % 8 or self.width % 8:
+            raise ValueError(f"height={self.height} and width={self.width} must be multiples of 8")
 
     def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """Pure noise `[B, K, ...]`, float32."""
@@ -131,13 +128,6 @@ class Latent:
         found = (getattr(self.pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
         return [(tokenizer, tokenizer.model_max_length) for tokenizer in found if tokenizer is not None]
 
-    def _denoising(self, pipe: Any) -> Any:
-        return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
-
-    def _channels(self, pipe: Any) -> int:
-        """Of what the network denoises."""
-        return pipe.vae.config.latent_channels
-
     def _network(self, x: Tensor, level: int, cond: Any, prompt_index: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -200,15 +190,3 @@ def guidance_embedding(pipe: Any, unet: Any, scale: float, device: Any, dtype: t
     with torch.device("cpu"):  # the pipeline makes more tensors there, on the user's default device
         embedding = pipe.get_guidance_scale_embedding(torch.tensor([scale - 1], device="cpu"), embedding_dim=size)
     return embedding.to(device, dtype)
-
-
-def shift(pipe: Any, tokens: int, most: float) -> float:
-    """The `mu` of the timesteps for so many tokens, by the pipeline's own function."""
-    config, calculate = pipe.scheduler.config, import_module(type(pipe).__module__).calculate_shift
-    return calculate(
-        tokens,
-        config.get("base_image_seq_len", 256),
-        config.get("max_image_seq_len", 4096),
-        config.get("base_shift", 0.5),
-        config.get("max_shift", most),
-    )

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["marginals", "noised"]
+__all__ = ["FLOWS", "beyond", "marginals", "noised"]
+
+FLOWS = ("flow", "inverted")
+"""What networks of flows predict: the velocity towards the noise, or towards the image."""
 
 _SIGMAS = ("Euler", "Heun", "LMS", "KDPM2", "EDM", "CosineDPM")
 
@@ -34,11 +37,19 @@ def marginals(scheduler: Any, times: Tensor) -> tuple[str, list[float], list[flo
         s = torch.as_tensor(sigmas, device="cpu").double().flatten().tolist()
         s = s[: n + 1] if len(s) > n else [*s, 0.0]
     if "FlowMatch" in name or config.get("use_flow_sigmas") or kind == "flow_prediction":
-        kind, a = "flow", [1 - each for each in s]
+        if config.get("invert_sigmas"):  # they are the share of the image, and the velocity leads towards it (Mochi)
+            kind, a, s = "inverted", s, [1 - each for each in s]
+        elif beyond(scheduler):  # its velocity is the noise n of x_0 + s n
+            kind, a = "epsilon", [1.0] * (n + 1)
+        else:
+            kind, a = "flow", [1 - each for each in s]
     elif name.startswith(("EDM", "CosineDPM")):
         kind, a = "edm", [1.0] * (n + 1)
     elif name.startswith(_SIGMAS):
         a = [1.0] * (n + 1)
+    elif name.startswith("IPNDM"):  # its alphas and betas are a and s themselves, and the network says v
+        kind, a = "v_prediction", scheduler.alphas.double().tolist()[-n - 1 :]
+        s = scheduler.betas.double().tolist()[-n - 1 :]
     elif "Wuerstchen" in name:
         left = [float(scheduler._alpha_cumprod(t.float()[None], times.device)) for t in times]
         kind, a = "epsilon", [*(min(each, 1.0) ** 0.5 for each in left), 1.0]
@@ -55,6 +66,11 @@ def marginals(scheduler: Any, times: Tensor) -> tuple[str, list[float], list[flo
         raise ValueError(
             f"{name} has no tables of its noise; give the pipeline a DDIM, Euler or flow matching scheduler"
         )
-    if kind not in ("flow", "edm", "epsilon", "sample", "v_prediction"):
+    if kind not in (*FLOWS, "edm", "epsilon", "sample", "v_prediction"):
         raise ValueError(f"prediction_type={kind!r} of {name} is not supported")
     return kind, a, s
+
+
+def beyond(scheduler: Any) -> bool:
+    """Whether the sigmas of a flow's scheduler are those of x_0 + s n, and no flow's, which end at 1 (Cosmos)."""
+    return bool(torch.as_tensor(scheduler.sigmas).max() > 1 + 1e-3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ._rows import Growth, alike, growth, joined
+from ._rows import Growth, alike, by_length, growth, joined
 from ._source import ANSWER, ITEM, Asked, Left, Returned, Source, read
 from ._tables import Levels
 
@@ -32,6 +34,9 @@ __all__ = [
     "seeded",
     "tensors",
 ]
+
+_SHARED = threading.RLock()
+"""Held where what all threads share is changed for a while: the global generator, a network's attention processors."""
 
 _KEPT = 4
 """Numbers of rows, or sets of prompts, whose variables are kept."""
@@ -162,10 +167,13 @@ class Replay:
     Args:
         frames: the calls, of one pipeline and the same arguments but for the prompt.
         layout: how they grow with rows; None where a call makes one sample only, and rows go one by one.
+
+    Attributes:
+        lock: held while a piece of the call runs: its pipeline and scheduler stand at one level at a time.
     """
 
     def __init__(self, frames: Sequence[Frame], layout: Layout | None) -> None:
-        self.frames, self.layout = frames, layout
+        self.frames, self.layout, self.lock = frames, layout, threading.RLock()
         self.pipe, self.items = frames[0].pipe, frames[0].items
         self.source: Source = read(type(self.pipe))
         self.levels = Levels(self.scheduler, self.items)
@@ -176,6 +184,14 @@ class Replay:
         """The scheduler that the loop steps, as the call had set it."""
         return getattr(self.pipe, self.source.schedulers[0])
 
+    @property
+    def indexed(self) -> bool:
+        """Whether rows of several calls can be named by an index on the device: no list grows with them."""
+        if self.layout is None:
+            return False
+        read = [how for name, how in self.layout.values.items() if name in self.source.reads]
+        return not any(map(by_length, [*read, *self.layout.own.values()]))
+
     def together(self) -> bool:
         """Whether rows of different calls can go through the network in one."""
         read = [(self.source.reads, [f.values for f in self.frames], self.layout.values)] if self.layout else []
@@ -183,15 +199,20 @@ class Replay:
             alike([values.get(name) for values in held], how.get(name)) for names, held, how in read for name in names
         )
 
-    def turn(self, x: Tensor, level: int, rows: Sequence[int]) -> Step:
+    def turn(self, x: Tensor, level: int, rows: Sequence[int] | Tensor) -> Step:
         """`x [R, ...]` at a level, `rows [R]` naming their calls -> what the scheduler would be given."""
+        with self.lock:
+            return self._turn(x, level, rows)
+
+    def _turn(self, x: Tensor, level: int, rows: Sequence[int] | Tensor) -> Step:
         source = self.source
-        space = self._space(tuple(rows), source.reads)
+        first, named = (0, rows) if isinstance(rows, Tensor) else (rows[0], tuple(rows))
+        space = self._space(named, source.reads)
         given = x.clone()
         space[source.state], space[ITEM] = given, self.items[level]
         for name in set(source.schedulers):
             self.levels.stand(getattr(self.pipe, name), level)
-        with self._as_left(rows[0]):
+        with self._as_left(first):
             try:
                 exec(source.turn, space)
             except Asked as asked:
@@ -205,19 +226,24 @@ class Replay:
     def rest(self, made: Tensor, needs: Mapping[str, Any], place: int, level: int, rows: int, quiet: bool) -> Tensor:
         """What the rest of a turn makes of the step's result: the state `[R, ...]`; `quiet` without callbacks."""
         source = self.source
-        space = self._space((0,) * rows, source.rest_reads)
-        space.update(needs)
-        space[ITEM], space[ANSWER] = self.items[level], Answer(made)
-        if quiet:
-            space.update({name: None for name in ("callback", "callback_on_step_end") if name in space})
-        try:
-            exec(source.rest[place], space)
-        except Asked:
-            raise TypeError(f"{type(self.pipe).__name__} steps twice in a turn of its loop") from None
-        return space[source.state]
+        with self.lock:
+            space = self._space((0,) * rows, source.rest_reads)
+            space.update(needs)
+            space[ITEM], space[ANSWER] = self.items[level], Answer(made)
+            if quiet:
+                space.update({name: None for name in ("callback", "callback_on_step_end") if name in space})
+            try:
+                exec(source.rest[place], space)
+            except Asked:
+                raise TypeError(f"{type(self.pipe).__name__} steps twice in a turn of its loop") from None
+            return space[source.state]
 
     def tail(self, x: Tensor, **changed: Any) -> Any:
         """What the pipeline returns for clean states `[R, ...]`, with some variables of the call changed."""
+        with self.lock:
+            return self._tail(x, changed)
+
+    def _tail(self, x: Tensor, changed: Mapping[str, Any]) -> Any:
         source = self.source
         space = self._space((0,) * len(x), source.tail_reads)
         space = {name: copy.copy(v) if type(v) in (dict, list, set) else v for name, v in space.items()}
@@ -230,13 +256,18 @@ class Replay:
                 return returned.value
         raise TypeError(f"{type(self.pipe).__name__} returns nothing after its loop")
 
-    def _space(self, rows: tuple[int, ...], names: frozenset[str]) -> dict[str, Any]:
+    def _space(self, rows: tuple[int, ...] | Tensor, names: frozenset[str]) -> dict[str, Any]:
         """The variables of a call of these rows; those of `names` that grow have grown."""
-        key = rows if len(self.frames) > 1 else (len(rows),)
-        space = self._spaces.pop(key, None) or _Space({**self.source.names, **self.frames[rows[0]].values}, {}, set())
-        self._spaces[key] = space  # the last one used comes last
-        if len(self._spaces) > _KEPT:
-            del self._spaces[next(iter(self._spaces))]
+        if isinstance(rows, Tensor):  # on the device: which rows they are is not asked, for the answer would be awaited
+            frame = self.frames[0]
+            space = _Space({**self.source.names, **frame.values}, {}, set())
+        else:
+            key = rows if len(self.frames) > 1 else (len(rows),)
+            frame, known = self.frames[rows[0]], self._spaces.pop(key, None)
+            space = known or _Space({**self.source.names, **frame.values}, {}, set())
+            self._spaces[key] = space  # the last one used comes last
+            if len(self._spaces) > _KEPT:
+                del self._spaces[next(iter(self._spaces))]
         if self.layout is not None:
             for name in self.layout.values.keys() & (names - space.grown):
                 held = [frame.values[name] for frame in self.frames]
@@ -244,7 +275,7 @@ class Replay:
                 space.grown.add(name)
             for name in self.layout.own.keys() - space.own.keys():
                 space.own[name] = joined([f.own[name] for f in self.frames], self.layout.own[name], rows)
-        for name, value in {**self.frames[rows[0]].own, **space.own}.items():
+        for name, value in {**frame.own, **space.own}.items():
             if name != "_interrupt":  # which a callback sets
                 object.__setattr__(self.pipe, name, value)
         return {**space.values, "self": self.pipe}
@@ -256,12 +287,13 @@ class Replay:
         if not leased:
             yield
             return
-        before = _processors(self.pipe)
-        _set_processors(self.pipe, leased, before)
-        try:
-            yield
-        finally:
-            _set_processors(self.pipe, before, {**before, **leased})
+        with _SHARED:
+            before = _processors(self.pipe)
+            _set_processors(self.pipe, leased, before)
+            try:
+                yield
+            finally:
+                _set_processors(self.pipe, before, {**before, **leased})
 
 
 class _Space(NamedTuple):
@@ -314,8 +346,29 @@ def _grows(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Growth]:
 
 def _processors(pipe: Any) -> dict[str, dict[str, Any]]:
     """By component, the attention processors that it has; PAG and its like set some for the time of a call."""
+    if not _leases(type(pipe)):  # type: ignore[arg-type]
+        return {}
     parts = {name: part for name, part in pipe.components.items() if hasattr(part, "set_attn_processor")}
     return {name: dict(part.attn_processors) for name, part in parts.items()}
+
+
+@cache
+def _leases(kind: Any) -> bool:
+    """Whether the source of a pipeline speaks of processors; looking for them walks over whole networks."""
+    modules = {base.__module__ for base in kind.__mro__}
+    ours = [name for name in modules if not name.startswith(_FOR_ALL)]
+    return any("attn_proc" in _text(name) for name in ours)
+
+
+def _text(module: str) -> str:
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (OSError, TypeError, KeyError):
+        return "attn_proc"  # it cannot be read, so they are looked for
+
+
+_FOR_ALL = ("builtins", "typing", "diffusers.loaders", "diffusers.pipelines.pipeline_utils", "diffusers.configuration")
+"""What all pipelines are made of: processors that these set are the user's, and stay."""
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -331,7 +384,8 @@ def _set_processors(pipe: Any, to: Mapping[str, dict[str, Any]], now: Mapping[st
 def tensors(made: Any) -> Tensor:
     """A pipeline's pictures, videos or sounds, as float32 tensors with the channels before the sides."""
     if isinstance(made, Tensor):
-        return made.float()
+        channels_first = made.ndim == 5 and made.shape[1] == 3 != made.shape[2]  # some say [R, 3, F, H, W]
+        return made.float().transpose(1, 2) if channels_first else made.float()
     if isinstance(made, np.ndarray):
         values = torch.from_numpy(made).float()
         return values.movedim(-1, -3) if values.ndim >= 4 else values
@@ -345,7 +399,7 @@ def tensors(made: Any) -> Tensor:
 @contextmanager
 def seeded(device: Any) -> Iterator[None]:
     """Within, global generators are at seed 0; after it, where they were."""
-    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+    with _SHARED, torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(0)
         yield
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.rng import move
 
-__all__ = ["Growth", "alike", "folded", "growth", "joined"]
+__all__ = ["Growth", "alike", "by_length", "folded", "growth", "joined"]
 
 _DEPTH = 6
 
@@ -78,8 +78,16 @@ def _inner(one: Sequence[Any], two: Sequence[Any]) -> bool:
     return twice != seen * 2 or [part for part in seen for _ in range(2)] == twice
 
 
-def joined(values: Sequence[Any], how: Growth | None, rows: Sequence[int]) -> Any:
-    """The variable for so many rows, `rows[r]` naming which of the values (of one row each) row r takes."""
+def by_length(how: Growth) -> bool:
+    """Whether a list or tuple grows, or a part that does."""
+    return how.kind == "length" or any(map(by_length, how.parts.values()))
+
+
+def joined(values: Sequence[Any], how: Growth | None, rows: Sequence[int] | Tensor) -> Any:
+    """The variable for so many rows, `rows[r]` naming which of the values (of one row each) row r takes.
+
+    Rows may be an index on the device where nothing grows by length.
+    """
     first = values[0]
     if how is None:
         return first
@@ -88,12 +96,13 @@ def joined(values: Sequence[Any], how: Growth | None, rows: Sequence[int]) -> An
     if how.kind == "axis":
         at = how.axis + how.inner
         stacked = torch.stack(list(values), at)
-        index = move(torch.tensor(rows, device="cpu"), stacked.device)
+        index = move(rows if isinstance(rows, Tensor) else torch.tensor(rows, device="cpu"), stacked.device)
         return stacked.index_select(at, index).flatten(how.axis, how.axis + 1)
     if how.kind == "length":
-        turns = [(k, r) for k in range(len(first)) for r in rows]
+        named = list(rows)
+        turns = [(k, r) for k in range(len(first)) for r in named]
         if not how.inner:
-            turns = [(k, r) for r in rows for k in range(len(first))]
+            turns = [(k, r) for r in named for k in range(len(first))]
         return _like(first, [values[r][k] for k, r in turns])
     if isinstance(first, dict):
         return {**first, **{key: joined([v[key] for v in values], part, rows) for key, part in how.parts.items()}}

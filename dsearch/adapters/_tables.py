@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ..core.rng import move
 from ._kernel import Kernel, _Drawing, kernel, no_flow
-from ._marginals import marginals
+from ._marginals import FLOWS, beyond, marginals
 from ._noise import Noise, noise_of
 
 __all__ = ["Levels", "exchanged", "kernel_of"]
 
 _OWN = ("DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler")
 _SECOND_ORDER = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
-_UNKNOWN = ("FlowMap", "VQDiffusion", "IPNDM", "RePaint", "CMStochastic", "KarrasVe", "ScoreSde", "Amused")
-_CONSISTENT = ("SCMScheduler", "FlowMatchLCMScheduler")
+_UNKNOWN = ("FlowMap", "VQDiffusion", "RePaint", "KarrasVe", "ScoreSde", "Amused")
+_CONSISTENT = ("SCMScheduler", "FlowMatchLCMScheduler", "CMStochasticIterativeScheduler")
 _FIRST_ORDER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler")
 
 
@@ -59,7 +59,9 @@ class Levels:
         scheduler.timesteps = self.times
         sigmas = getattr(scheduler, "sigmas", None)
         if sigmas is not None and len(sigmas) > self.begin + n:
-            scheduler.sigmas = sigmas[self.begin : self.begin + n + 1]
+            sigmas = sigmas[self.begin : self.begin + n + 1]
+        if isinstance(sigmas, Tensor):
+            scheduler.sigmas = sigmas.cpu()  # some look into their tables, which would wait for the device
         if hasattr(scheduler, "_step_index"):
             scheduler._step_index = scheduler._begin_index = None
         if type(scheduler).__name__ in ("LCMScheduler", "TCDScheduler"):  # they know their last step by its count
@@ -88,7 +90,9 @@ def exchanged(scheduler: Any) -> Any:
     if name == "PNDMScheduler":
         return diffusers.DDIMScheduler.from_config(scheduler.config, clip_sample=False)
     if name in _SECOND_ORDER:
-        return diffusers.EulerDiscreteScheduler.from_config(scheduler.config)
+        known = scheduler.config.beta_schedule in ("linear", "scaled_linear", "squaredcos_cap_v2")
+        betas = {} if known else {"beta_schedule": "linear", "trained_betas": scheduler.betas.tolist()}
+        return diffusers.EulerDiscreteScheduler.from_config(scheduler.config, **betas)
     if name == "FlowMatchHeunDiscreteScheduler":
         return diffusers.FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
     return None
@@ -119,7 +123,7 @@ def kernel_of(levels: Levels, noise: Noise, device: Any) -> Kernel:
         return made
     if eta == 0 and name in _FIRST_ORDER:
         return _FirstOrder(scheduler, n, device, eta)
-    if name == "FlowMatchEulerDiscreteScheduler":
+    if name == "FlowMatchEulerDiscreteScheduler" and not config.invert_sigmas and not beyond(scheduler):
         return kernel(scheduler, n, device, eta, flow=True, noise=noise.kind)
     if (name in _OWN or draws) and not learned:
         return kernel(scheduler, n, device, eta, noise=noise.kind)
@@ -140,7 +144,7 @@ class Tables(Kernel):
         super().__init__(scheduler, num_steps, device, eta)
         self._kind, self._a, self._s = _tables(scheduler, self.timesteps)
         self._noise = noise_of("posterior", eta) if noise is None else noise
-        if self._noise.kind != "posterior" and self._kind != "flow":
+        if self._noise.kind != "posterior" and self._kind not in FLOWS:
             raise ValueError(no_flow(type(scheduler).__name__, self._noise.kind))
 
     def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
@@ -152,6 +156,8 @@ class Tables(Kernel):
             return self.scheduler.precondition_outputs(kept, out, sigma).to(x.dtype)
         if self._kind == "flow":
             mean = kept - s * out
+        elif self._kind == "inverted":
+            mean = kept + s * out
         elif self._kind == "epsilon":
             mean = (kept - s * out) / max(a, 1e-3)
         elif self._kind == "sample":
@@ -192,7 +198,9 @@ class _FirstOrder(Tables):
 def _tables(scheduler: Any, times: Tensor) -> tuple[str, list[float], list[float]]:
     """`marginals`, of levels that each are cleaner than the one before."""
     kind, a, s = marginals(scheduler, times)
-    noisier = [k for k in range(len(times)) if not s[k + 1] < s[k]]
+    n = len(times)
+    # At the very end some stay where they are: their last step does nothing.
+    noisier = [k for k in range(n) if not (s[k + 1] < s[k] or (k == n - 1 and k and s[k + 1] == s[k]))]
     if noisier:
         raise ValueError(
             f"{type(scheduler).__name__} goes from noise {s[noisier[0]]:.3g} to {s[noisier[0] + 1]:.3g} at step "

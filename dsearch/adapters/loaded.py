@@ -17,21 +17,25 @@ __all__ = ["from_pipeline"]
 def from_pipeline(pipe: Any, **options: Any) -> Denoiser:
     """The denoiser of a loaded pipeline: the adapter of the nearest class it derives from, or else `AnyPipeline`.
 
+    It is `AnyPipeline`, too, where an option is of the pipeline's own call and not of that adapter, as
+    `guidance_rescale` is of a StableDiffusionPipeline.
+
         denoiser = dsearch.adapters.from_pipeline(pipe, num_inference_steps=30, guidance_scale=5.0)
 
-    is `StableDiffusionXL(pipe, num_inference_steps=30, guidance_scale=5.0)` for a `StableDiffusionXLPipeline`. A
-    subclass of your own is searched as the class it derives from: a `__call__` of its own is not run.
+    is `StableDiffusion(pipe, num_inference_steps=30, guidance_scale=5.0)` for a `StableDiffusionPipeline`, and for most
+    others `AnyPipeline(pipe, ...)`. A subclass of your own of one that has an adapter is searched as the class it
+    derives from: a `__call__` of its own is not run.
 
     Args:
         pipe: the pipeline, loaded and on its device; it is not changed.
-        **options: of the adapter: `num_inference_steps`, and what else its class documents.
+        **options: of the adapter: `num_inference_steps`, and what else its class documents, or of the pipeline's call.
 
     Raises:
         TypeError: for a name or a class in the place of a loaded pipeline, a class that no adapter takes, or an option
             that the adapter does not have.
         ValueError: for an option of a value that cannot work.
     """
-    adapter = adapter_of(pipe)
+    adapter = adapter_for(pipe, options)
     refuse_unknown(adapter.__name__, options, options_of(adapter, pipe))
     return adapter(pipe, **options)
 
@@ -45,15 +49,39 @@ def adapter_of(pipe: Any) -> Any:
     if isinstance(pipe, type):
         load = f"{pipe.__name__}.from_pretrained(...)" if hasattr(pipe, "from_pretrained") else f"{pipe.__name__}(...)"
         raise TypeError(f"{pipe.__name__} is a class; pass an instance of it: {load}")
-    known, kinds = taken(), [base.__name__ for base in type(pipe).__mro__]
-    if found := next((known[kind] for kind in kinds if kind in known), None):
+    if found := _adapter_of(type(pipe)):
         return found
-    if "DiffusionPipeline" in kinds:
+    if _is_pipeline(pipe):
         return adapters.AnyPipeline
     raise TypeError(
-        f"no adapter takes a {type(pipe).__name__}; those taken: {', '.join(sorted(known))}. Any object with the "
-        "methods of dsearch.Denoiser can be searched"
+        f"no adapter takes a {type(pipe).__name__}; give a pipeline of diffusers. Any object with the methods of "
+        "dsearch.Denoiser can be searched, too"
     )
+
+
+def adapter_for(pipe: Any, options: Iterable[str]) -> Any:
+    """The adapter class that takes this pipeline, or its class, with these options."""
+    adapter = adapter_of(pipe) if not isinstance(pipe, type) else _adapter_of(pipe) or adapters.AnyPipeline
+    missing = set(options) - set(options_of(adapter, pipe))
+    takes = missing and _is_pipeline(pipe) and missing <= set(call_of(pipe))
+    return adapters.AnyPipeline if takes else adapter
+
+
+def _adapter_of(kind: type) -> Any:
+    """The adapter of the nearest class that has one of its own; None for none."""
+    known = taken()
+    return next((known[base.__name__] for base in kind.__mro__ if base.__name__ in known), None)
+
+
+def _is_pipeline(pipe: Any) -> bool:
+    kind = pipe if isinstance(pipe, type) else type(pipe)
+    return any(base.__name__ == "DiffusionPipeline" for base in kind.__mro__)
+
+
+def call_of(pipe: Any) -> list[str]:
+    """What the call of a pipeline, or of its class, takes."""
+    kind: Any = pipe if isinstance(pipe, type) else type(pipe)
+    return [name for name in inspect.signature(kind.__call__).parameters if name != "self"]
 
 
 def taken() -> dict[str, Any]:
@@ -69,7 +97,7 @@ def options_of(adapter: Any, pipe: Any) -> list[str]:
     """What an adapter takes beside its pipeline; one for any pipeline takes what the pipeline's own call does."""
     known = inspect.signature(adapter).parameters
     own = [name for name, one in known.items() if one.kind is not one.VAR_KEYWORD][1:]
-    return own if len(own) == len(known) - 1 else [*own, *inspect.signature(type(pipe).__call__).parameters]
+    return own if len(own) == len(known) - 1 else [*own, *call_of(pipe)]
 
 
 def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> None:

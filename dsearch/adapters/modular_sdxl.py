@@ -12,10 +12,10 @@ from torch import Tensor
 from ..core.contract import Prediction
 from ..core.loop import search
 from ..core.method import Method
+from ..core.rng import move
 from ..result import Result
 from ._kernel import kernel
-from ._latent import refuse_more_inputs
-from .stable_diffusion_xl import StableDiffusionXL
+from ._latent import Latent, refuse_more_inputs
 
 __all__ = ["search_step"]
 
@@ -35,14 +35,14 @@ def search_step(method: Method, *, seed: int = 0, eta: float = 1.0, preview: Any
     Args:
         method: the method; its reward sees the pipeline's VAE (or the preview) and the prompts.
         seed: of the search's noise, which is keyed by prompt; the pipeline's generator is not used.
-        eta: as for `StableDiffusionXL`.
+        eta: as for `StableDiffusion`.
         preview: likewise.
         **options: others of `dsearch.search`.
     """
     return _block()(method, {"seed": seed, **options}, eta, preview)
 
 
-class _Parts(StableDiffusionXL):
+class _Parts(Latent):
     """The components and state of a modular pipeline as a denoiser."""
 
     def __init__(self, parts: Any, state: Any, block: Any, eta: float, preview: Any) -> None:
@@ -76,6 +76,18 @@ class _Parts(StableDiffusionXL):
         _, state = self._block(self.pipe, state, i=level, t=self.kernel.timesteps[level])
         out = state.noise_pred.float()
         return Prediction(out, self.kernel.x0(out, level, x))
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """`[R, C, h, w]` -> images `[R, 3, H, W]` in [0, 1], float32."""
+        return self._decoded(self._vae, x0, self._vae_dtype)
+
+    def _decoded(self, vae: Any, x0: Tensor, dtype: Any) -> Tensor:
+        config = vae.config
+        if config.get("latents_mean") is None or config.get("latents_std") is None:
+            return super()._decoded(vae, x0, dtype)
+        spread = (config["latents_mean"], config["latents_std"])
+        mean, std = (move(torch.tensor(each, device="cpu"), x0.device).view(1, -1, 1, 1) for each in spread)
+        return super()._decoded(vae, x0 * std + mean * config.scaling_factor, dtype)
 
     def release(self) -> None:
         """A modular pipeline hands its components back by itself."""

@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._precision import warn_if_emulated
+from .._prompts import by_tokenizer, tell
 from ..core.contract import Prediction, Rng, map_tree
+from ..core.frames import evenly
+from ..core.plan import positive
 from ..core.rng import move
 from ._check import checked
-from ._kernel import Kernel
+from ._kernel import Kernel, warn_of_clipping
 from ._noise import noise_of
 from ._replay import Draws, Frame, Layout, Replay, Step, capture, fresh, schedulers, seeded, tensors
 from ._rows import Growth, folded, growth
@@ -24,12 +28,15 @@ from ._tables import Tables, exchanged, kernel_of
 __all__ = ["AnyPipeline"]
 
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "batch_size")
-_OURS = {
+_ANY = "a picture"
+"""The prompt of calls that are asked for shapes only; to some pipelines an empty one means none."""
+OURS: dict[str, str] = {
     "prompt": "give prompts to the search",
     "latents": "a search draws its own start",
     "return_dict": "a search returns a Result",
     **dict.fromkeys(_COUNTS[:3], "the method says how many samples survive"),
 }
+"""What a search settles, and no call is given."""
 
 
 class _Start(NamedTuple):
@@ -76,6 +83,9 @@ class AnyPipeline:
         noise: of flow models, the kind: `posterior`, `cps`, `flow-sde`, `dance` or `full`, each by default of the eta
             that its source takes (formulas and sources: docs/models.md).
         preview: a cheap decoder for the values of a search, in the place of the pipeline's `vae`: an `AutoencoderTiny`.
+        preview_frames: of videos, how many latent frames the values of a search see, evenly spread; None for all.
+            Where the decoder takes frames by themselves (AnimateDiff) they are those of the video, and where it
+            compresses time (Wan) about those. The video that is returned is decoded in full.
         check: whether, before its first search, a pipeline class is run for a few steps beside its own call, in order
             and at shuffled levels, and refused where they differ. Once a process for each class and scheduler.
         **call: what you would pass to `pipe(...)`, prompt apart: `num_inference_steps`, guidance, images, masks,
@@ -98,38 +108,61 @@ class AnyPipeline:
         eta: float | None = None,
         noise: str = "posterior",
         preview: Any = None,
+        preview_frames: int | None = None,
         check: bool = True,
         **call: Any,
     ) -> None:
         self.pipe, self._cheap, self._check, self._call = pipe, preview, check, call
+        self._few = None if preview_frames is None else positive("preview_frames", preview_frames)
         self._noise = noise_of(noise, eta)
         self.eta = self._noise.eta
         self._source = read(type(pipe))
         self._parameters = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
         self._refuse_arguments()
         self._exchanged = {n: new for n, s in schedulers(pipe).items() if (new := exchanged(s)) is not None}
-        draws = Draws()
-        frame = self._frame(self._arguments("", 1), draws)
+        self._device, draws = pipe._execution_device, Draws()  # asked once: it walks over all modules
+        frame = self._frame(self._arguments(_ANY, 1), draws)
         self._state = self._state_of(frame)
         self._layout = self._grows(frame)
         self._home = Replay([frame], self._layout)
         self._start = self._law(draws.seen)
         self.num_steps = len(frame.items)
         self.kernel: Kernel = kernel_of(self._home.levels, self._noise, self._state.device)
+        for part in pipe.components.values():
+            warn_if_emulated(getattr(part, "dtype", None), self._device)
+        if "vae" in pipe.components and not isinstance(self.kernel, Tables):
+            warn_of_clipping(self.kernel.scheduler, stacklevel=3)
         self._shape: tuple[int, ...] = ()  # of a sample as the scheduler sees it, known from the first turn
+        self._decodes_rows = True
         self._growths: dict[str, Growth | None] = {}
         self._turns: dict[int, _Turn] = {}
+        if self._few is not None:
+            self._time, self._places = self._frames_seen(self._few)
 
     # ---- the denoiser ---------------------------------------------------------------------------------------
 
+    def call_for(self, prompt: str) -> dict[str, Any]:
+        """What of the call depends on the prompt: the prompt. To be overridden where it is embeddings of your own.
+
+        A subclass that weighs words, say, returns `{"prompt_embeds": ..., "negative_prompt_embeds": ...}`, of one row
+        each. It is also called with a prompt of the adapter's own.
+        """
+        return {"prompt": prompt}
+
     def encode(self, prompts: list[str]) -> list[Replay]:
         """Prompts -> the pipeline's calls, left at their loop: one that takes rows of all, or one for each prompt."""
-        if self._check and not checked(self.pipe, self._arguments(prompts[0], 1), self._exchanged, self._layout):
-            self._layout = self._home.layout = None  # rows of one call are not those of several: one by one
+        calls = [self._arguments(prompt, 1) for prompt in prompts]
+        if "prompt" in calls[0]:
+            tell(type(self.pipe).__name__, prompts, self._split)
+        if self._check:
+            together = checked(self.pipe, calls[0], self._exchanged, self._layout)
+            if not together.turns:
+                self._layout = self._home.layout = None  # rows of one call are not those of several: one by one
+            self._decodes_rows = together.tails
         object.__setattr__(self._home.pipe, "_interrupt", False)
-        frames = [self._frame(self._arguments(prompt, 1)) for prompt in prompts]
-        together = Replay(frames, self._layout)
-        return [together] if together.together() else [Replay([frame], self._layout) for frame in frames]
+        frames = [self._frame(call) for call in calls]
+        whole = Replay(frames, self._layout)
+        return [whole] if whole.together() else [Replay([frame], self._layout) for frame in frames]
 
     def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """Where the pipeline starts, `[B, K, ...]`: pure noise, or a noised image where it is given one."""
@@ -152,8 +185,10 @@ class AnyPipeline:
         if getattr(self._home.pipe, "_interrupt", False):  # where callbacks see the pipeline
             raise KeyboardInterrupt("a callback interrupted the pipeline")
         if len(cond) == 1:
-            rows = [0] * len(x) if len(cond[0].frames) == 1 else prompt_index.tolist()
-            return self._predicted(cond[0], x, level, rows)
+            calls = cond[0]
+            if len(calls.frames) == 1:
+                return self._predicted(calls, x, level, [0] * len(x))
+            return self._predicted(calls, x, level, prompt_index if calls.indexed else prompt_index.tolist())
         index = prompt_index.tolist()
         order = sorted(range(len(index)), key=index.__getitem__)  # rows of a prompt side by side
         groups = [[r for r in order if index[r] == p] for p in sorted(set(index))]
@@ -192,23 +227,28 @@ class AnyPipeline:
 
     def decode(self, x0: Tensor) -> Tensor:
         """`[R, ...]` -> the pipeline's own output in [0, 1], float32: `[R, 3, H, W]`, videos `[R, F, 3, H, W]`."""
-        if self._layout is None and len(x0) > 1:
+        if (self._layout is None or not self._decodes_rows) and len(x0) > 1:
             return torch.cat([self.decode(x0[r : r + 1]) for r in range(len(x0))])
         made = tensors(self._home.tail(x0)[0])
+        if len(x0) == 1 and len(made) > 1:  # several pictures of a sample: frames
+            return made[None]
         if len(made) != len(x0):
             raise ValueError(f"{type(self.pipe).__name__} made {len(made)} outputs of {len(x0)} samples")
         return made
 
     def preview(self, x0: Tensor) -> Tensor:
-        """The same with the cheap decoder in the place of the pipeline's `vae`, where one was given."""
+        """The same with the cheap decoder in the place of the pipeline's `vae`, and of few frames, where so asked."""
+        if self._few is not None:
+            x0 = x0.index_select(self._time, move(torch.tensor(self._places, device="cpu"), x0.device))
         if self._cheap is None:
             return self.decode(x0)
-        before = self._home.pipe.vae
-        object.__setattr__(self._home.pipe, "vae", self._cheap)
-        try:
-            return self.decode(x0)
-        finally:
-            object.__setattr__(self._home.pipe, "vae", before)
+        with self._home.lock:
+            before = self._home.pipe.vae
+            object.__setattr__(self._home.pipe, "vae", self._cheap)
+            try:
+                return self.decode(x0)
+            finally:
+                object.__setattr__(self._home.pipe, "vae", before)
 
     @torch.no_grad()
     def output(self, x0: Tensor, **changed: Any) -> Any:
@@ -217,19 +257,44 @@ class AnyPipeline:
             raise ValueError(f"{type(self.pipe).__name__} makes one sample in a call, and has no output for {len(x0)}")
         return self._home.tail(x0, **changed)
 
+    def cut(self, prompt: str) -> str:
+        """What of the prompt no text encoder reads, as far as that is known (CLIP and T5); "" for nothing."""
+        return self._split(prompt)[1]
+
     def release(self) -> None:
         """Hands offloaded modules back, as the pipeline does after a call."""
         self.pipe.maybe_free_model_hooks()
+
+    def _split(self, prompt: str) -> tuple[object, str]:
+        """What the text encoders read, all together, and what none of them does."""
+        convert = getattr(self.pipe, "maybe_convert_prompt", lambda prompt, tokenizer: prompt)  # textual inversion
+        found = [by_tokenizer(one, bound)(convert(prompt, one)) for one, bound in self._reach()]
+        return tuple(read for read, _ in found) or prompt, min((cut for _, cut in found), key=len, default="")
+
+    def _reach(self) -> list[tuple[Any, int]]:
+        """The tokenizers, and how many tokens their encoders read; none where that is not known of all of them."""
+        known, found = self._parameters.get("max_sequence_length"), []
+        asked = self._call.get("max_sequence_length", None if known is None else known.default)
+        for end in ("", "_2", "_3"):
+            encoder, tokenizer = (getattr(self.pipe, f"{name}{end}", None) for name in ("text_encoder", "tokenizer"))
+            if encoder is None:
+                continue
+            kind = type(encoder).__name__
+            bound = tokenizer.model_max_length if "CLIP" in kind and tokenizer else asked if "T5" in kind else None
+            if bound is None or tokenizer is None:
+                return []
+            found.append((tokenizer, bound))
+        return found
 
     # ---- calls that are left at their loop ------------------------------------------------------------------
 
     def _refuse_arguments(self) -> None:
         kind = type(self.pipe).__name__
         for name, value in self._call.items():
-            if name in _OURS:
-                raise TypeError(f"{name}={value!r} is not for the pipeline: {_OURS[name]}")
+            if name in OURS:
+                raise TypeError(f"{name}={value!r} is not for the pipeline: {OURS[name]}")
             if name not in self._parameters:
-                known = ", ".join(each for each in self._parameters if each not in ("self", *_OURS))
+                known = ", ".join(each for each in self._parameters if each not in ("self", *OURS))
                 raise TypeError(f"{kind} takes no {name}; it takes {known}")
         for name, part in self.pipe.components.items():
             if getattr(part, "is_cache_enabled", False):
@@ -241,14 +306,19 @@ class AnyPipeline:
     def _arguments(self, prompt: str, rows: int, by_list: bool = False) -> dict[str, Any]:
         call = {"output_type": "pt", **self._call, "return_dict": True}
         if not any(name.startswith("prompt_embeds") for name in call):
-            call["prompt"] = [prompt] * rows if by_list else prompt
+            told = self.call_for(prompt)
+            if "prompt" in told and by_list:
+                told = {**told, "prompt": [told["prompt"]] * rows}
+            call |= told
+        elif "prompt" in self._parameters and self._parameters["prompt"].default is inspect.Parameter.empty:
+            call["prompt"] = None
         if rows > 1 and not by_list:
             call[next(name for name in _COUNTS if name in self._parameters)] = rows
         call["generator"] = fresh(self._call.get("generator"))
         return {name: value for name, value in call.items() if name in self._parameters}
 
     def _frame(self, call: dict[str, Any], draws: Draws | None = None) -> Frame:
-        with torch.no_grad(), seeded(self.pipe._execution_device), draws or nullcontext():
+        with torch.no_grad(), seeded(self._device), draws or nullcontext():
             return capture(self.pipe, call, self._exchanged)
 
     def _state_of(self, frame: Frame, rows: int = 1) -> Tensor:
@@ -266,7 +336,7 @@ class AnyPipeline:
         counted = any(name in self._parameters for name in _COUNTS)
         for by_list in [False] * counted + [True] * ("prompt" in self._parameters):
             with suppress(Exception):
-                two = self._frame(self._arguments("", 2, by_list))
+                two = self._frame(self._arguments(_ANY, 2, by_list))
                 self._state_of(two, 2)
                 return Layout.of(one, two)
         return None
@@ -288,7 +358,7 @@ class AnyPipeline:
         return laws[0] if laws else _Start(self._state.float(), 0.0)
 
     def _law_of(self, k: int, noise: Tensor) -> _Start | None:
-        frames = [self._frame(self._arguments("", 1), Draws(k, constant)) for constant in (0.0, 1.0)]
+        frames = [self._frame(self._arguments(_ANY, 1), Draws(k, constant)) for constant in (0.0, 1.0)]
         mean, shifted = (self._state_of(frame).float() for frame in frames)
         scale = shifted - mean
         moved = scale.abs() > 1e-6
@@ -297,9 +367,23 @@ class AnyPipeline:
         usual = float(scale.median())
         return _Start(mean, usual if bool(((scale - usual).abs() < 1e-4 * abs(usual)).all()) else scale)
 
+    @torch.no_grad()
+    def _frames_seen(self, few: int) -> tuple[int, list[int]]:
+        """The axis of frames in a state, and which of them previews decode: tried on the state at hand."""
+        for axis in (2, 1) if self._state.ndim == 5 else ():
+            places = evenly(few, self._state.shape[axis])
+            part = self._state.index_select(axis, torch.tensor(places, device=self._state.device))
+            with suppress(Exception):  # the channels' axis: its parts are none that a decoder takes
+                if self.decode(part).ndim == 5:
+                    return axis, places
+        raise ValueError(
+            f"preview_frames={few}: {type(self.pipe).__name__} carries {self._source.state} of shape "
+            f"{tuple(self._state.shape)}, which has no axis of frames that its decoder takes in part; leave it None"
+        )
+
     # ---- turns ----------------------------------------------------------------------------------------------
 
-    def _predicted(self, calls: Replay, x: Tensor, level: int, rows: Sequence[int]) -> Prediction:
+    def _predicted(self, calls: Replay, x: Tensor, level: int, rows: Sequence[int] | Tensor) -> Prediction:
         if self._layout is None and len(x) > 1:
             parts = [self._predicted(calls, x[r : r + 1], level, rows[r : r + 1]) for r in range(len(x))]
             return map_tree(lambda *leaves: torch.cat(leaves), *parts)
@@ -319,6 +403,12 @@ class AnyPipeline:
 
     def _left(self, step: Step, level: int, count: int) -> tuple[Tensor, ...]:
         """What the turn made and its rest reads: tensors of so many rows; all else is kept with the level."""
+        if self._layout is None:  # the turn of a single row: all its tensors are that row's
+            alone = {name: value for name, value in step.needs.items() if isinstance(value, Tensor)}
+            same = {name: value for name, value in step.needs.items() if name not in alone}
+            names = tuple((name, False) for name in alone)
+            self._turns[level] = _Turn(step.place, same, {}, names, len(step.sample) != 1)
+            return tuple(value[None] for value in alone.values())
         if any(name not in self._growths and _may_grow(value) for name, value in step.needs.items()):
             self._growths |= self._learnt(level)
         fixed, numbers, rows, tensors = {}, {}, [], []
@@ -345,11 +435,14 @@ class AnyPipeline:
 
     def _rest(self, made: Tensor, left: tuple[Tensor, ...], level: int, clean: bool = False) -> Tensor:
         """What the rest of a turn makes of stepped samples `[..., *shape]`: states `[..., *state]`."""
+        if level not in self._turns:  # another process asked the network
+            self._predicted(self._home, self._state, level, [0])
         batch_shape = made.shape[: made.ndim - len(self._shape)]
         turn, flat = self._turns[level], made.to(self._state.dtype).flatten(0, len(batch_shape) - 1)
         needs = dict(turn.fixed) | {name: number * len(flat) for name, number in turn.numbers.items()}
         for (name, several), value in zip(turn.rows, left, strict=True):
             value = value.expand(*batch_shape, *value.shape[len(batch_shape) :]).flatten(0, len(batch_shape) - 1)
+            value = value.clone(memory_format=torch.contiguous_format)  # the turn may write into it
             needs[name] = value.flatten(0, 1) if several else value
         at = self.num_steps - 1 if clean else level
 
@@ -359,7 +452,7 @@ class AnyPipeline:
 
         if self._layout is None:
             each = [
-                rest(flat[r : r + 1], {n: v if n in turn.fixed else v[r : r + 1] for n, v in needs.items()})
+                rest(flat[r : r + 1], {n: v if n in turn.fixed else v[r] for n, v in needs.items()})
                 for r in range(len(flat))
             ]
             return torch.cat(each).unflatten(0, tuple(batch_shape))

@@ -23,6 +23,7 @@ from ..core.plan import Bill, positive
 from ..experiments import build
 from ..experiments.document import read
 from ..experiments.experiment import Experiment, Model, Named
+from ..experiments.loading import LOADING
 from ..experiments.naming import as_named
 from ..experiments.prompt_sets import prompt_set
 from ..experiments.quiet import hush
@@ -349,7 +350,7 @@ def _changes(args: argparse.Namespace, bills: Sequence[int]) -> dict[str, Any]:
     for bill in bills:
         positive("a bill in plain samples", bill)
     found: dict[str, Any] = {
-        "models": {_named(args): model.as_dict()},
+        "models": {_named(args): model},
         "budgets": [{"model_calls": bill * model.num_steps} for bill in bills],
     }
     if args.seeds is not None:
@@ -468,8 +469,22 @@ def _model(args: argparse.Namespace) -> Model:
     if args.steps is not None and args.steps < 1:
         raise UsageError(f"--steps {args.steps}: num_inference_steps={args.steps} must be at least 1")
     said = {name: getattr(args, name) for name in ("guidance_scale", "eta", "noise")}
+    said |= {name: getattr(args, name) for name in LOADING if name not in ("class", "lora")} | {"class": args.kind}
+    said["lora"] = [_lora(text) for text in args.lora] or None
     given = {name: value for name, value in said.items() if value is not None}
-    return Model(args.model, args.steps, args.dtype, args.device, args.preview, given)
+    call = dict(_option(text) for text in args.call)
+    try:
+        return Model(args.model, args.steps, args.dtype, args.device, args.preview, given, call)
+    except ValueError as error:
+        raise UsageError(f"--call {error}") from error
+
+
+def _lora(text: str) -> Any:
+    """FILE, or FILE=WEIGHT; a name may have an = of its own."""
+    path, _, weight = text.rpartition("=")
+    with suppress(ValueError):
+        return {"path": path, "weight": float(weight)} if path else text
+    return text
 
 
 def _named(args: argparse.Namespace) -> str:

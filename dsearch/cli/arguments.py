@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .. import __version__, methods, studies
-from ..experiments.models import default_device
+from ..experiments.loading import COMPILE, OFFLOAD, default_device
 
 __all__ = ["parser"]
 
@@ -168,14 +168,38 @@ def _number(text: str) -> float:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="box", help="box, a diffusers folder, or a hub id, which is downloaded")
+    parser.add_argument(
+        "--model", default="box", help="box, a diffusers folder, a .safetensors file, or a hub id, which is downloaded"
+    )
     parser.add_argument("--steps", type=int, help="denoising steps (default: 20 for the box, else 50)")
     parser.add_argument("--guidance-scale", type=_number, help="(default: 2.5 for the box, else the model's own)")
     parser.add_argument("--eta", type=_number, help="strength of a step's noise (default: 1, or as --noise has it)")
     parser.add_argument("--noise", help="of flow models: posterior (default), cps, flow-sde, dance or full")
-    parser.add_argument("--device", help=f"(default here: {default_device()})")
     parser.add_argument(
-        "--dtype", choices=["float32", "float16", "bfloat16"], help="(default: float16 on cuda, float32 in the box)"
+        "--call",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the pipeline's own call: image=cat.png (a file), strength=0.7, guidance_rescale=0.7, ...",
+    )
+    parser.add_argument("--device", help=f"(default, as auto: {default_device()})")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "float16", "bfloat16", "auto"],
+        help="(default: float16 on cuda, float32 in the box; auto: that of the weights' files)",
+    )
+    parser.add_argument(
+        "--class", dest="kind", metavar="NAME", help="the pipeline class, StableDiffusionImg2ImgPipeline"
+    )
+    parser.add_argument("--config", metavar="DIR", help="of a checkpoint in one file: a folder of such a pipeline")
+    parser.add_argument("--variant", help="of the weights: fp16, say")
+    parser.add_argument("--revision", help="of a hub id")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[=WEIGHT]", help="a LoRA, several times for several"
+    )
+    parser.add_argument("--offload", choices=OFFLOAD, help="networks to the CPU while they are not used")
+    parser.add_argument(
+        "--compile", nargs="?", const="default", choices=COMPILE, help="the denoising network (alone: default)"
     )
     parser.add_argument(
         "--preview", nargs="?", const="box", metavar="DIR", help="an AutoencoderTiny for values (alone: the box's)"

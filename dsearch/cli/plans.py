@@ -47,15 +47,15 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 def _runs(plan: Plan) -> tuple[list[tuple[int, int]], list[Line]]:
     """The first and last step of each line, and the lines."""
 
-    def like(i: int) -> tuple[int, int, bool, int]:
-        return plan.alive[i], plan.width[i], plan.score[i], -i - 1 if plan.goes_back(i) else plan.legs[i]
+    def like(i: int) -> tuple[int, int, int, bool, int]:
+        return plan.alive[i], plan.width[i], plan.rows[i], plan.score[i], -i - 1 if plan.goes_back(i) else plan.legs[i]
 
     spans, lines = [], []
-    for (alive, width, score, _), steps in groupby(range(plan.num_moves), key=like):
+    for (alive, width, _, score, _), steps in groupby(range(plan.num_moves), key=like):
         first, *rest = steps
         last = rest[-1] if rest else first
         away, way = plan.away(first), f"{plan.levels[first]} to {plan.reached[last]}"
-        rows = alive * width if away is None else plan.rows_of(first)
+        rows = plan.rows[first] if away is None else plan.rows_of(first)
         if away is not None:
             homes = sorted({to for to in away if to < plan.levels[first]})
             way = f"{plan.levels[first]} back to {', '.join(map(str, homes))}, and down again"

@@ -297,7 +297,7 @@ def _fits(one: Run, other: Run) -> None:
 def _what(thing: Model | Named) -> tuple[Any, ...]:
     """A model wherever it runs; a reward or a method as it is."""
     if isinstance(thing, Model):
-        return thing.pipeline, thing.num_steps, thing.dtype, thing.preview, dict(thing.args)
+        return thing.pipeline, thing.num_steps, thing.dtype, thing.preview, dict(thing.args), dict(thing.call)
     return thing.kind, dict(thing.args)
 
 

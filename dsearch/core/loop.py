@@ -15,6 +15,7 @@ from .contract import Beams, Denoiser, Rng, Step, take
 from .engine import Engine, Share
 from .errors import Interrupted, SearchError
 from .expand import expand, go_back
+from .grow import Grown, grow
 from .meter import Meter
 from .method import Method
 from .plan import Bill, Plan
@@ -76,7 +77,9 @@ def search(
     plan, groups = _planned(method, denoiser.num_steps, len(prompts))
     planned = method.bill(plan.num_steps)
     rng, watching = _source(rng, seed, ids, groups), Watching((*method.watch, *watch))
-    if plan.route is not None:
+    if method.program is not None:
+        _refuse_tree(method, rng, share, watching)
+    if plan.route is not None or (method.program is not None and method.program.goes_back):
         _refuse_return(denoiser, method, plan, share)
     if share is not None and (method.expand is not None or watching.sees_candidates):
         who = (
@@ -89,9 +92,16 @@ def search(
     with _bar(progress, groups * planned.model_calls) as told, _released(denoiser):
         meter = Meter(Bill().plus(planned, groups), told)
         engine = Engine(
-            denoiser, method.reward, prompts, rng=rng, pool=method.pool, chunks=chunks, meter=meter, share=share
+            denoiser,
+            method.reward,
+            prompts,
+            rng=rng,
+            pool=method.pool or method.program is not None,
+            chunks=chunks,
+            meter=meter,
+            share=share,
         )
-        run = (descend if method.rounds is None else _rounds)(engine, method, plan, groups, watching)
+        run = _way(method)(engine, method, plan, groups, watching)
         order = run.beams.value.argsort(dim=-1, descending=True, stable=True)
         beams, images = run.beams.take(order), take(run.images, order)
         texts = [[prompts[p] for p in group] for group in beams.prompt_index.tolist()]
@@ -110,7 +120,12 @@ def search(
         log_w=beams.log_w,
         kl=None if beams.kl.isnan().any() else beams.kl,
         trace=run.trace,
-        lineage=Lineage(tuple(run.lineage), tuple(step.width for step in run.trace), order),
+        lineage=Lineage(
+            tuple(run.lineage),
+            tuple(step.width for step in run.trace),
+            take(run.beams.child, order) if isinstance(run, Grown) else order,
+            tuple(run.parent) if isinstance(run, Grown) else None,
+        ),
         plan=plan,
         cost=Cost(planned, spent, meter.watched, groups),
         chunks=engine.chunks,
@@ -216,6 +231,7 @@ def _rounds(engine: Engine, method: Method, plan: Plan, groups: int, watching: W
     for _ in range(method.rounds.count):
         with engine.drawing(source.next(runs[-1].beams.value if runs else None)):
             runs.append(descend(engine, method, part, groups, watching, asleep))
+        getattr(source, "ran", lambda *told: None)(runs[-1].beams, runs[-1].lineage)
         stop = runs[-1].stop
         asleep = stop if asleep is None or stop is None else asleep | stop
         if asleep is not None and asleep.all():
@@ -251,6 +267,32 @@ def _beside(runs: list[Descent]) -> Descent:
         lineage,
         None,
     )
+
+
+def _way(method: Method) -> Callable[[Engine, Method, Plan, int, Watching], Descent | Grown]:
+    if method.program is not None:
+        return grow
+    return descend if method.rounds is None else _rounds
+
+
+def _refuse_tree(method: Method, rng: Rng, share: Share | None, watching: Watching) -> None:
+    """What a search that decides as it goes cannot have.
+
+    Raises:
+        ValueError: for it, before anything is spent.
+    """
+    if not isinstance(rng, KeyedRng):
+        raise ValueError(f"{method.name} draws its noise node by node; give seed and ids, not rng")
+    if share is not None:
+        raise ValueError(
+            f"{method.name} decides as it goes, which {share.size} processes cannot share; give at least {share.size} "
+            "prompts, so that each process has its own, or one process"
+        )
+    if watching.sees_survivors:
+        raise ValueError(
+            f"{method.name} takes no step with all its beams, so that a target, a function and held-out looks on the "
+            "way have nothing to watch; HeldOut(rewards) and Thumbnails see its end and its nodes"
+        )
 
 
 def _checked(prompts: str | Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from .contract import Beams, Potential, Reward, Rng, Selector, Step
 from .engine import Engine
 from .plan import Bill, Plan, again
 from .tournament import Tournament
+from .tree import Program
 from .watch import Watcher, Watching
 
 __all__ = ["Expand", "Method", "Rounds", "Sized", "Source", "Value"]
@@ -32,7 +33,11 @@ class Value(Protocol):
 
 
 class Source(Protocol):
-    """Where the rounds of a noise search get their noise from."""
+    """Where the rounds of a noise search get their noise from.
+
+    It may also have `ran(beams, lineage)`, which is told after each round of its clean beams and, for each step, of
+    `[B, K]` which candidate each survivor was.
+    """
 
     def next(self, rewards: Tensor | None) -> Rng:
         """The final rewards `[B, k]` of the round before (None at first) -> the noise of the next round."""
@@ -91,6 +96,8 @@ class Method:
         name: for tables and errors.
         rounds: for noise search, the runs among which the beams are divided.
         expand: how a step draws and chooses; None for all children at once (`dsearch.core.expand`).
+        program: for a search that decides as it goes (`dsearch.core.tree`); its plan is the costliest run that it may
+            come to, and says how many images are returned.
         watch: what watches every search of it: its rule to stop, say.
         final: how the survivors are ranked at the end; None for by their rewards.
     """
@@ -104,13 +111,15 @@ class Method:
     name: str = "method"
     rounds: Rounds | None = None
     expand: Expand | None = None
+    program: Program | None = None
     watch: tuple[Watcher, ...] = ()
     final: Tournament | None = None
 
     def bill(self, num_steps: int) -> Bill:
         """What a run of `num_steps` will cost a group at most, known before anything is spent.
 
-        A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early spend less.
+        A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early or decide as they go
+        spend less.
         """
         return self._bill(self.plan(num_steps), self.costs(num_steps))
 
@@ -121,7 +130,7 @@ class Method:
     def cost(self, level: int, num_steps: int) -> Bill:
         """What the value of one candidate that the plan draws at a level costs at most.
 
-        A method with an `expand` of its own may draw it later, where values may cost more.
+        A method that decides as it goes may draw it later, where values may cost more.
         """
         return self.costs(num_steps)(level, num_steps)
 
@@ -148,6 +157,11 @@ class Method:
         if plan.keep[-1] < 2:
             raise ValueError(f"{self.name} ends with 1 image, and a final choice takes 2 or more; let it keep more")
 
+    @property
+    def decides(self) -> bool:
+        """Whether what it draws depends on what it found, so that it may spend less than its bill."""
+        return self.expand is not None or self.program is not None
+
     def checked(self) -> Method:
         """Itself, after a look at the plan of a single step: bad sizes are refused where a method is made."""
         self.plan(1)
@@ -165,11 +179,14 @@ class Method:
             back: share of the steps that a cycle walks again, in (0, 1]; at 1 it restarts from pure noise.
 
         Raises:
-            ValueError: for a share outside (0, 1]; for a method that goes back already, or that searches noise in
-                rounds, which restart as it is; when planned, where a cycle ends with fewer beams than the descent.
+            ValueError: for a share outside (0, 1]; for a method that goes back already, that decides as it goes, or
+                that searches noise in rounds, which restart as it is; when
+                planned, where a cycle ends with fewer beams than the descent.
         """
         if self.rounds is not None:
             raise ValueError(f"{self.name} runs in rounds, each from pure noise; raise rounds")
+        if self.program is not None:
+            raise ValueError(f"{self.name} decides as it goes, and has no last part to go again; raise its size")
         plan = self.plan
         if isinstance(plan, Sized):
             make, size = plan.make, plan.size

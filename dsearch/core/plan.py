@@ -16,6 +16,7 @@ __all__ = [
     "Drop",
     "Plan",
     "Search",
+    "TreePlan",
     "again",
     "drop_schedule",
     "dsearch_plan",
@@ -23,6 +24,7 @@ __all__ = [
     "pruning_plan",
     "search_probability",
     "share",
+    "tree_plan",
     "uniform_plan",
 ]
 
@@ -75,7 +77,8 @@ class Plan:
     A plan is a straight descent, one denoising step after another, or with a `route` a list of moves that also go back
     in noise. From level l, a move to l + 1 is a denoising step, and one to j < l noises the beams again (the model's
     `renoise`). A tuple, a level for each child, is an excursion: the children are noised to their levels and come back
-    by plain steps to l, where they compete; at the clean end, a child whose level is l itself rests, at no cost.
+    by plain steps to l, where they compete; a child whose level is l itself rests, at no cost but its value's, and at
+    the clean end at none.
 
     A plan may end clean more than once: each time its beams are decoded and rewarded, as many are kept, and a group
     that a watcher stops there goes no further.
@@ -206,7 +209,7 @@ class Plan:
         clean, away = self.reached[i] == self.num_steps, self.away(i)
         if not clean and not self.score[i]:
             return 0
-        return self.rows[i] if away is None else self.alive[i] * sum(to < self.levels[i] for to in away)
+        return self.rows[i] if away is None or not clean else self.alive[i] * sum(to < self.num_steps for to in away)
 
     @property
     def decodes(self) -> int:
@@ -238,6 +241,77 @@ class Plan:
         return bill
 
 
+@dataclass(frozen=True)
+class TreePlan(Plan):
+    """The most that a search may come to that decides as it goes: nodes and values by level, and their sums.
+
+    `start`, `alive` and `rows` are its nodes, `width` is 1; make it by `tree_plan`.
+
+    Attributes:
+        nodes: that may arrive at each level, `[T + 1]`, at most.
+        values: asked at each level but the last, `[T]`, at most.
+        calls: network rows at most, where that is less than all levels together may take; None where it is not.
+        asked: values at most, likewise.
+        size: that of its method, for the program to read.
+    """
+
+    nodes: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
+    size: int = 1
+    calls: int | None = None
+    asked: int | None = None
+
+    def __post_init__(self) -> None:
+        """Nothing: `tree_plan` looks."""
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """Nodes that may arrive after each step."""
+        return self.nodes[1:]
+
+    @property
+    def model_calls(self) -> int:
+        """Network rows of a group at most."""
+        return sum(self.nodes[:-1]) if self.calls is None else self.calls
+
+    def bill(self, cost: Callable[[int, int], Bill] = _at_posterior_mean) -> Bill:
+        """The most that a group costs, given what a value at a level costs."""
+        images = self.nodes[-1]
+        bill = Bill(self.model_calls, images, images)
+        each = {level: cost(level, self.num_steps) for level, count in enumerate(self.values) if count}
+        if self.asked is not None and each:
+            return bill.plus(Bill(*map(max, *each.values(), Bill())), self.asked)
+        for level, one in each.items():
+            bill = bill.plus(one, self.values[level])
+        return bill
+
+
+def tree_plan(
+    size: int,
+    nodes: Sequence[int],
+    values: Sequence[int],
+    keep: int = 1,
+    calls: int | None = None,
+    asked: int | None = None,
+) -> TreePlan:
+    """The plan of a search that decides as it goes and returns `keep` images; see `TreePlan`.
+
+    Raises:
+        ValueError: naming the value and the bound.
+    """
+    nodes = tuple(positive(f"nodes at level {level}", count) for level, count in enumerate(nodes))
+    values = tuple(positive(f"values at level {level}", count, at_least=0) for level, count in enumerate(values))
+    if len(nodes) < 2 or len(values) != len(nodes) - 1:
+        raise ValueError(f"{len(nodes)} levels of nodes and {len(values)} of values; give T + 1 and T")
+    if positive("keep", keep) > nodes[-1]:
+        raise ValueError(f"keep={keep} exceeds the {nodes[-1]} images that may be made")
+    idle = tuple(count > 0 for count in values[1:])
+    width, alive = (1,) * len(values), (*nodes[1:-1], keep)
+    return TreePlan(
+        nodes[0], width, alive, (*idle, True), nodes=nodes, values=values, size=size, calls=calls, asked=asked
+    )
+
+
 def _walked(route: tuple[Any, ...], plan: Plan) -> tuple[int | tuple[int, ...], ...]:
     """The route, of plain whole numbers.
 
@@ -253,11 +327,10 @@ def _walked(route: tuple[Any, ...], plan: Plan) -> tuple[int | tuple[int, ...], 
         if isinstance(to, tuple):
             if len(to) != plan.width[i]:
                 raise ValueError(f"move {i} sends {len(to)} children away, but its width is {plan.width[i]}")
-            most = level if level == end else level - 1
-            if not min(to) < level or max(to) > most:
+            if not min(to) < level or max(to) > level:
                 raise ValueError(
                     f"move {i} from level {level} sends its children to levels {to}; some must be below it, and none "
-                    f"above {most}"
+                    "above"
                 )
             walked.append(tuple(int(each) for each in to))
         elif to == level or to > level + 1:

@@ -70,6 +70,10 @@ def excursion(engine: Engine, beams: Beams, level: int, away: tuple[int, ...], d
     """Beams at a level -> their N children there, each noised to its level of `away` and come back by plain steps."""
     number = torch.arange(beams.prompt_index.shape[1], device=beams.x.device) * len(away)
     front: Beams | None = None
+    if drawn is not None:  # where groups stop, of which each draws its first child alone
+        leaves = torch.tensor([to < level for to in away], device=drawn.device).repeat(len(number))
+        if not (drawn & leaves).any():
+            away = (level,) * len(away)
     for at in range(min(away), level + 1):
         if front is not None:
             front = replace(children(engine, front, at - 1, 1), child=front.child)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .contract import Beams, Reward, Step, own
 from .engine import Engine
+from .frames import contact_sheet, is_video
 from .plan import positive
 
 __all__ = ["Called", "HeldOut", "Look", "Target", "Thumbnails", "Unchanged", "Watcher", "Watching"]
@@ -231,7 +232,8 @@ class Thumbnails(Watcher):
         if parts is None:
             return None
         first = parts[0][1]
-        full = first.new_zeros(len(first), step.alive * step.width, *first.shape[2:])
+        count = step.alive * step.width if step.values is None else step.values.shape[1]
+        full = first.new_zeros(len(first), count, *first.shape[2:])
         seen = base = 0
         for child, small in parts:
             base = seen if child.min() == 0 else base  # a new round of a noise search numbers its candidates anew
@@ -240,9 +242,14 @@ class Thumbnails(Watcher):
         return full
 
     def small(self, images: Tensor) -> Tensor:
-        """Images `[R, 3, H, W]` in [0, 1] -> `[R, 3, h, w]` uint8 on the CPU."""
+        """Images `[R, 3, H, W]` in [0, 1], or sheets of four frames of videos -> `[R, 3, h, w]` uint8 on the CPU."""
+        if is_video(images):
+            images = contact_sheet(images, 4)
         if images.dim() != 4 or images.shape[1] != 3:
-            raise ValueError(f"thumbnails are of images [R, 3, H, W], but the model decodes to {tuple(images.shape)}")
+            raise ValueError(
+                f"thumbnails are of images [R, 3, H, W] or videos [R, F, 3, H, W], but the model decodes to "
+                f"{tuple(images.shape)}"
+            )
         scale = self.size / max(images.shape[-2:])
         if scale < 1:
             size = [max(1, round(edge * scale)) for edge in images.shape[-2:]]
@@ -287,6 +294,15 @@ class Watching:
     def sees_candidates(self) -> bool:
         """Whether any listens for candidates, and not for survivors alone."""
         return any(map(_sees_candidates, self._at_work))
+
+    @property
+    def sees_survivors(self) -> bool:
+        """Whether any listens for the survivors of steps on the way."""
+        return any(
+            bool(one.asked.every) if isinstance(one, Looking) else type(one).survivors is not Watcher.survivors
+            for one in self._at_work
+            if not isinstance(one, Thumbnails)
+        )
 
     @property
     def looks(self) -> list[Look]:

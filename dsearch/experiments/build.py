@@ -17,7 +17,7 @@ from ..core.method import Method
 from ..core.tournament import by_reward
 from .experiment import Experiment, ExperimentError, Named, Unit
 from .finals import final, judge_of, unjudged
-from .models import check_model, default_device, denoiser
+from .models import check_call, check_model, default_device, denoiser, device_of
 from .naming import as_named, attribute, check_reward, reward, unasked
 from .reader import from_data
 from .typed import bind, is_attribute
@@ -96,6 +96,8 @@ class Workshop:
                 self._at(("models", name), partial(self._is_given, name))
             else:
                 self._at(("models", name), partial(check_model, model))
+                for argument in model.call:
+                    self._at(("models", name, "call", argument), partial(check_call, model, argument))
             steps = self.given[name].num_steps if model.pipeline == "given" else model.num_steps
             if steps is None:
                 continue
@@ -118,10 +120,10 @@ class Workshop:
 
     def reward(self, name: str, model: str) -> Reward:
         """The reward of that name, on the device of a model."""
-        named, device = self.experiment.rewards[name], self.experiment.models[model].device
+        named, device = self.experiment.rewards[name], device_of(self.experiment.models[model])
         if named.kind == "given":
             return self.given[name]
-        key = name, device or default_device()
+        key = name, device
         if key not in self._rewards:
             self._rewards[key] = self._at(("rewards", name), lambda: reward(named, key[1]))
         return self._rewards[key]

@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from . import pictures
 from .typed import is_attribute, short
 
 __all__ = ["Experiment", "ExperimentError", "Model", "Named", "Unit", "described"]
@@ -27,6 +28,9 @@ SEEDS = 10_000
 
 AXES = ("models", "objectives", "methods", "budgets", "seeds")
 """What an experiment, or each of its sweeps, crosses with one another and with the prompts."""
+
+SHORTENING = ("strength", "denoising_start", "denoising_end", "timesteps", "sigmas")
+"""Arguments of a call by which a pipeline takes another number of steps than it is asked for."""
 
 PILOT = {"samples": 16, "prompts": 4, "seed": 10_000}
 """The pilot that is run where an experiment does not say another."""
@@ -53,13 +57,20 @@ class Model:
     """A model and how it samples.
 
     Attributes:
-        pipeline: "box", a folder of a diffusers pipeline, a hub id (which is downloaded), or `module:attribute`, which
-            is called with `args` and returns a denoiser.
+        pipeline: "box", a folder of a diffusers pipeline, a checkpoint in one `.safetensors` file, a hub id (which is
+            downloaded), or `module:attribute`, which is called with `args` and returns a denoiser.
         steps: denoising steps; None for 20 of the box and 50 of others. Not for `module:attribute`.
-        dtype: of the networks: float32, float16 or bfloat16; None for float16 on a GPU (not the box) and else float32.
-        device: None for a GPU where there is one, else the CPU.
+        dtype: of the networks: float32, float16 or bfloat16; "auto" for that of the weights' files; None for float16 on
+            a GPU (not the box) and else float32.
+        device: None and "auto" for the accelerator that is there (cuda, mps, xpu), else the CPU.
         preview: a folder or hub id of an `AutoencoderTiny` for values, or "box"; None for none.
-        args: further arguments of the adapter: guidance_scale, eta, height, width, negative_prompt.
+        args: further arguments of the adapter: guidance_scale, eta, height, width, negative_prompt; and how it is
+            loaded: `variant`, `revision`, `class`, `config`, `lora`, `offload`, `compile`.
+        call: what the pipeline's own call is given, the prompt apart; where an image belongs, the name of its file,
+            which is looked for in the current folder (in YAML, beside the experiment).
+
+    Raises:
+        ValueError: for a file that is not there, or is no image.
     """
 
     pipeline: str = "box"
@@ -68,19 +79,29 @@ class Model:
     device: str | None = None
     preview: str | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        found = {name: pictures.named(name, value, Path()) for name, value in self.call.items()}
+        object.__setattr__(self, "call", found)
 
     def as_dict(self) -> dict[str, Any]:
-        """As a YAML file would say it."""
-        own = dataclasses.asdict(self)
-        args = own.pop("args")
-        return own | args
+        """As a YAML file would say it, images by the name and the SHA-256 of their files."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("args", "call")}
+        call = {name: pictures.plain(value) for name, value in self.call.items()}
+        return {**own, **self.args, **({"call": call} if call else {})}
+
+    @property
+    def num_inference_steps(self) -> int | None:
+        """What the pipeline is asked for; None where `module:attribute` settles it."""
+        if is_attribute(self.pipeline):
+            return None
+        return self.steps or (20 if self.pipeline == "box" else 50)
 
     @property
     def num_steps(self) -> int | None:
         """Denoising steps, where they are known before the model is made."""
-        if is_attribute(self.pipeline):
-            return None
-        return self.steps or (20 if self.pipeline == "box" else 50)
+        return None if any(name in self.call for name in SHORTENING) else self.num_inference_steps
 
 
 class Unit(NamedTuple):

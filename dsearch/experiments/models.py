@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from .._optional import optional
 from .._weights import refuse_bombs
 from ..adapters import StableDiffusion
-from ..adapters.loaded import from_pipeline, options_of, refuse_unknown, taken
+from ..adapters.loaded import adapter_for, call_of, from_pipeline, options_of, refuse_unknown
+from ..adapters.pipeline import OURS
 from ..core.contract import Denoiser
+from . import pictures
 from .experiment import Model
+from .loading import LOADING, check_loading, default_device, device_of, dtype_of, kind_of, loaded
 from .naming import attribute
 from .quiet import hush
-from .typed import checked_device, is_attribute, refuse_bounds, refuse_types
+from .typed import is_attribute, refuse_bounds, refuse_types
 
-__all__ = ["check_model", "default_device", "denoiser", "dtype_of"]
+__all__ = ["check_call", "check_model", "default_device", "denoiser", "device_of", "dtype_of"]
 
-LOADING = ("variant", "revision")
-"""Arguments of a model that are diffusers' `from_pretrained`'s."""
-
-
-def default_device() -> str:
-    """The accelerator that torch sees ("cuda", "mps", "xpu", ...), else the CPU."""
-    accelerator = getattr(torch, "accelerator", None)  # torch 2.6
-    if accelerator is not None and accelerator.is_available():
-        return str(accelerator.current_accelerator())
-    return "cuda" if torch.cuda.is_available() else "cpu"
+OWN = {**OURS, "num_inference_steps": "say `steps` beside the pipeline", "generator": "seeds name a search's noise"}
+"""What an experiment says elsewhere than in a model's call."""
 
 
 def denoiser(model: Model) -> Denoiser:
@@ -44,15 +34,19 @@ def denoiser(model: Model) -> Denoiser:
     if is_attribute(model.pipeline):
         return attribute(model.pipeline)(**model.args)
     check_model(model)
-    device, boxed = model.device or default_device(), model.pipeline == "box"
-    dtype = getattr(torch, dtype_of(model))
+    for name in model.call:
+        check_call(model, name)
+    boxed = model.pipeline == "box"
     args = {**({"guidance_scale": 2.5} if boxed else {}), **model.args}
-    loading = {name: args.pop(name) for name in LOADING if name in args}
+    args = {name: value for name, value in args.items() if name not in LOADING}
     with hush():
-        pipe = _pipeline(model, boxed, dtype, loading).to(device)
+        pipe = loaded(model)
         if model.preview is not None:
-            args["preview"] = _preview(model, boxed, dtype, device)
-    return from_pipeline(pipe, num_inference_steps=model.num_steps, **args)
+            args["preview"] = _preview(model, boxed, pipe.dtype, device_of(model))
+    call = {name: pictures.opened(value) for name, value in model.call.items()}
+    if boxed and "guidance_scale" in call:
+        args.pop("guidance_scale")
+    return from_pipeline(pipe, num_inference_steps=model.num_inference_steps, **args, **call)
 
 
 def check_model(model: Model) -> None:
@@ -64,55 +58,34 @@ def check_model(model: Model) -> None:
     """
     if is_attribute(model.pipeline):
         return
-    checked_device(model.device or default_device())
-    folder = _folder(model)
-    if folder is None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model.pipeline):
-        raise ValueError(f"no model folder {model.pipeline}; give a folder, a hub id or box")
-    adapter = _adapter(folder)
+    check_loading(model)
     args = {name: value for name, value in model.args.items() if name not in LOADING}
-    for name in set(LOADING) & set(model.args):
-        if not isinstance(model.args[name], str):
-            raise ValueError(f"{name}={model.args[name]!r} is not a text")
-    if adapter is not None:
-        refuse_unknown(adapter.__name__, args, options_of(adapter, None))
-    refuse_types(adapter or StableDiffusion, args)
+    kind = kind_of(model) if args else None
+    adapter = StableDiffusion if kind is None else adapter_for(kind, args)
+    if kind is not None:
+        refuse_unknown(adapter.__name__, args, options_of(adapter, kind))
+    refuse_types(adapter, args)
     refuse_bounds(args)
 
 
-def _folder(model: Model) -> Path | None:
-    """The folder of a model, where it is one; None for a hub id."""
-    from ..box import pipeline_path
+def check_call(model: Model, name: str) -> None:
+    """Refuses what of an argument of a model's call can be known to fail before it is loaded.
 
-    if model.pipeline == "box":
-        return Path(pipeline_path())
-    path = Path(model.pipeline).expanduser()
-    return path if path.is_dir() else None
-
-
-def _adapter(folder: Path | None) -> Any:
-    """The adapter of the pipeline in a folder; None where it cannot be known, or takes what the pipeline takes."""
-    if folder is None:
-        return None
-    try:
-        return taken().get(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _pipeline(model: Model, boxed: bool, dtype: torch.dtype, loading: Mapping[str, Any]) -> Any:
-    with optional():
-        from diffusers import DiffusionPipeline
-
-    folder = _folder(model) or model.pipeline
-    refuse_bombs(str(folder))
-    kept = {"safety_checker": None, "requires_safety_checker": False}
-    return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **kept, **loading)
-
-
-def dtype_of(model: Model) -> str:
-    """The precision of the model's networks."""
-    device = model.device or default_device()
-    return model.dtype or ("float16" if device.startswith("cuda") and model.pipeline != "box" else "float32")
+    Raises:
+        TypeError: for an argument that the pipeline does not have.
+        ValueError: naming the argument, its value and what would do.
+    """
+    if is_attribute(model.pipeline):
+        raise ValueError(f"{model.pipeline} is called with what stands beside it, and there is no pipeline to call")
+    if name in OWN:
+        raise ValueError(f"{name} is no part of a call here; {OWN[name]}")
+    if name in model.args:
+        raise ValueError(f"{name} stands beside the pipeline, too; say it once")
+    value = {name: model.call[name]}
+    if (kind := kind_of(model)) is not None:
+        refuse_unknown(kind.__name__, value, call_of(kind))
+        refuse_types(kind.__call__, value)
+    refuse_bounds(value)
 
 
 def _preview(model: Model, boxed: bool, dtype: torch.dtype, device: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from .. import studies
 from .._text import read_text
 from ..core.plan import Bill
-from . import document
+from . import document, pictures
 from .experiment import AXES, PILOT, SEEDS, Experiment, ExperimentError, Model, Named, near
 from .prompt_sets import prompt_set, read_prompts
 from .typed import LARGEST, refuse_odd_number, short
@@ -129,9 +129,11 @@ class _Reader:
         return Experiment(**parts, where=self.where)
 
     def model(self, path: Place, given: Any) -> Model:
+        if isinstance(given, Model):
+            return given
         if isinstance(given, str):
             return Model(given)
-        fields = [f.name for f in dataclasses.fields(Model) if f.name != "args"]
+        fields = [f.name for f in dataclasses.fields(Model) if f.name not in ("args", "call")]
         given = self.mapping(path, given)
         own = {name: given.pop(name) for name in fields if name in given}
         for name in ("pipeline", "dtype", "device", "preview"):
@@ -139,10 +141,17 @@ class _Reader:
                 self.refuse((*path, name), f"{own[name]!r} is not a string")
         if own.get("steps") is not None:
             self.whole((*path, "steps"), own["steps"], 1)
-        dtypes = ("float32", "float16", "bfloat16")
+        dtypes = ("float32", "float16", "bfloat16", "auto")
         if own.get("dtype") not in (None, *dtypes):
             self.refuse((*path, "dtype"), f"{own['dtype']!r}: choose among {', '.join(dtypes)}")
-        return Model(**own, args=given)
+        call = self.mapping((*path, "call"), given.pop("call", {}))
+        return Model(**own, args=given, call={name: self.argument((*path, "call", name), call[name]) for name in call})
+
+    def argument(self, path: Place, given: Any) -> Any:
+        try:
+            return pictures.named(path[-1], given, self.folder)
+        except ValueError as error:
+            self.refuse(path, str(error))
 
     def named(self, path: Place, given: Any) -> Named:
         if isinstance(given, str):
@@ -243,7 +252,7 @@ class _Reader:
         if isinstance(given, Mapping | list | tuple):
             for key, one in given.items() if isinstance(given, Mapping) else enumerate(given):
                 self.odd_numbers((*path, key), one)
-        elif not (given is None or isinstance(given, bool | int | float | str | Path)):
+        elif not (given is None or isinstance(given, bool | int | float | str | Path | Model)):
             self.refuse(path, f"{short(given)} is no plain data; put it in quotes")
         else:
             try:

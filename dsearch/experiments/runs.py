@@ -24,7 +24,7 @@ from .experiment import Experiment, ExperimentError, Unit, asks_pilot, described
 from .files import dumps, write
 from .folder import Run, exchange
 from .locks import locked
-from .models import default_device, dtype_of
+from .models import device_of, dtype_of
 from .reader import from_data
 from .units import PARTS, SUMS, THUMBNAILS, plain
 
@@ -97,9 +97,10 @@ def run(
             whole.begin(maker)
         for at, unit in enumerate(todo):
             options = options if at == 0 else _options(shop, unit, out, ranks)
-            with _watched(experiment.models[unit.model].device or default_device()) as spent:
+            with _watched(device_of(experiment.models[unit.model])) as spent:
                 result = distributed.search(**options, ranks=ranks, progress=progress and first)
             if result is not None:  # on rank 0
+                spent["peak_bytes"] = spent["peak_bytes"] if result.peak_bytes is None else result.peak_bytes
                 whole.keep(unit, result, spent, maker, getattr(options["denoiser"], "cut", lambda prompt: ""))
                 done = f"{len(mine) - len(todo) + at + 1}/{len(mine)}"
                 best = float(result.rewards[:, 0].mean())
@@ -187,8 +188,8 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
         own = source.folder / "units" / unit.name
         names = [name for name in (*PARTS, THUMBNAILS, SUMS) if (own / name).exists()]
         files = {name: plain(source.folder, f"units/{unit.name}/{name}").read_bytes() for name in names}
-        images = [source.image(record) for record in source.records_of(unit)]
-        pictures = {f"images/{file.name}": file.read_bytes() for file in images if file is not None}
+        shown = [made for record in source.records_of(unit) for made in (source.image(record), source.video(record))]
+        pictures = {f"images/{file.name}": file.read_bytes() for file in shown if file is not None}
         merged.place(unit, files, pictures, "merge")
     merged.finish()
     return merged
@@ -308,28 +309,22 @@ def _about(experiment: Experiment) -> dict[str, Any]:
     for name in ("torch", "diffusers", "transformers", "numpy", "pillow"):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    devices = {
-        name: f"{model.device or default_device()}, {dtype_of(model)}" for name, model in experiment.models.items()
-    }
+    devices = {name: f"{device_of(model)}, {dtype_of(model)}" for name, model in experiment.models.items()}
     return {"versions": versions, "devices": devices, "threads": torch.get_num_threads()}
 
 
 @contextmanager
 def _watched(device: str) -> Iterator[dict[str, Any]]:
-    """Seconds and peak memory within: the device's, or the process's where the system can say."""
+    """Seconds and, but for CUDA, whose own counter a result tells, the process's peak memory where it can be said."""
     spent: dict[str, Any] = {}
     gpu, status = device.startswith("cuda"), Path("/proc/self/status")
-    if gpu:
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
+    if not gpu:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
     began = time.perf_counter()
     yield spent
     spent["seconds"] = round(time.perf_counter() - began, 3)
     spent["peak_bytes"] = None
-    if gpu:
-        spent["peak_bytes"] = torch.cuda.max_memory_allocated(device)
-    elif status.exists():
+    if not gpu and status.exists():
         peak = [line.split() for line in status.read_text().splitlines() if line.startswith("VmHWM")]
         spent["peak_bytes"] = int(peak[0][1]) * 1024 if peak else None

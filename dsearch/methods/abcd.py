@@ -26,7 +26,7 @@ def abcd(
 
     n runs give `keep` samples. In a cycle each of them becomes `copies` at every one of `levels`, which come down by
     plain steps; the best `keep` of these and of the old ones stay. Which levels pay is so found out each time: copies
-    of late levels polish, those of early ones explore (section 4 of the paper). Old samples stay in the pool, so that
+    of late levels polish, those of early ones explore. Old samples stay in the pool, so that
     the best reward never falls; a prompt stops after `patience` cycles without a change, so that the bill is the most
     that is spent. No cycle is best-of-N; with the level 0 alone every copy is a fresh run, and it is random search.
 

@@ -23,7 +23,7 @@ def rerd(
     """RERD: SVDD, then again and again: draw among the clean samples, noise them a little, and SVDD back down.
 
     In a cycle the K beams are K draws in proportion to exp(r / temperature), each goes back by the share `edit` of the
-    steps, and takes the best of `width` children at each step on its way down (algorithm 1 of the paper). It is
+    steps, and takes the best of `width` children at each step on its way down. It is
     importance sampling that starts from its own best samples, and it mends what a single descent can no longer
     change. No cycle is SVDD; one child and no draw (one beam) keep the model's law, for any number of cycles.
 

@@ -25,7 +25,7 @@ def sop(
 
     The descent stops at the share `start` of the steps. In each round a beam becomes `width` copies, which go back by
     the share `back`, down by `forth`, and are valued there by the reward of their posterior mean; the best `beams` of
-    all of them are the next round's (section 3.3 of the paper, its zero-order search along the path). After the rounds
+    all of them are the next round's. After the rounds
     the beams go down to the clean end; the best is returned first. Samplers without noise (eta 0) are what the paper
     takes, and where all that differs is drawn on the way back; any other works too. Legs that begin at pure noise and
     end clean (start, back and forth 1) forget where they came from: one round of them is best-of-N.

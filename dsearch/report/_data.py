@@ -18,7 +18,6 @@ from ..compare.reading import reading
 from ..compare.rows import Row, row_of
 from ..compare.words import ties_of
 from ..core.plan import Bill
-from ..core.result import Lineage
 from ..experiments.experiment import Unit, described
 from ..experiments.folder import Run, Trace
 
@@ -53,12 +52,28 @@ class Search(NamedTuple):
     @property
     def rows(self) -> list[int]:
         """Candidates of each step, drawn or not."""
+        if self.trace.parent is not None:
+            return [len(self.parents(step) or ()) for step in range(len(self.trace.alive))]
         return [alive * width for alive, width in zip(self.trace.alive, self.trace.width, strict=True)]
+
+    @property
+    def tiles(self) -> list[int]:
+        """Thumbnails on each step's sheet: of a tree as many as the unit's largest has nodes."""
+        return self.rows if self.trace.parent is None else [child.shape[1] for child in self.trace.child]
 
     def values(self, step: int) -> Tensor | None:
         """`[N]` of a step's candidates, -inf for those that were not drawn; None where nothing was scored."""
         values = self.trace.values[step]
-        return None if values is None else values[self.group].float()
+        if values is None:
+            return None
+        own = self.parents(step)
+        return values[self.group].float() if own is None else values[self.group, : len(own)].float()
+
+    def parents(self, step: int) -> list[int] | None:
+        """Of a tree, which node of the level before each node came from; None for a search by steps."""
+        if self.trace.parent is None:
+            return None
+        return [parent for parent in self.trace.parent[step][self.group].tolist() if parent >= 0]
 
 
 def searches(run: Run) -> list[Search]:
@@ -73,8 +88,7 @@ def searches(run: Run) -> list[Search]:
 def _searches(run: Run, unit: Unit) -> Iterator[Search]:
     records = run.records_of(unit)
     trace = run.trace(unit)
-    descent = Lineage(tuple(trace.child), tuple(trace.width), trace.order)
-    path, ancestor, k = descent.path(), descent.ancestor(), trace.order.shape[1]
+    path, ancestor, k = trace.lineage.path(), trace.lineage.ancestor(), trace.order.shape[1]
     for b in range(len(trace.prompts)):
         yield Search(unit, b, trace, records[b * k : (b + 1) * k], path[b], ancestor[b])
 
@@ -162,7 +176,7 @@ def _plan(own: Sequence[Search]) -> dict[str, Any]:
 
 def _drawn(search: Search, step: int) -> int:
     values = search.values(step)
-    return search.rows[step] if values is None else int((values > -math.inf).sum())
+    return search.rows[step] if values is None else int((values != -math.inf).sum())
 
 
 def _line(search: Search, cell: int) -> dict[str, Any]:
@@ -182,7 +196,8 @@ def lineage(search: Search) -> dict[str, Any]:
 
     Candidate j of step i is a child of beam `j // width[i]`, which is candidate `child[i - 1][beam]` of the step
     before, or beam `beam` of x_T. `values` are float32, of the scored steps one after another; `child` is None where
-    all candidates lived on in their order. `reached` are the levels of a search that goes back in noise.
+    all candidates lived on in their order. `reached` are the levels of a search that goes back in noise, `parent` of a
+    tree which node of the level before each node came from; all nodes live on.
     """
     trace, b = search.trace, search.group
     values = [search.values(i) for i in range(len(trace.alive))]
@@ -194,7 +209,8 @@ def lineage(search: Search) -> dict[str, Any]:
         "reached": trace.reached,
         "scored": [part is not None for part in values],
         "values": base64.b64encode(torch.cat(scored).numpy().astype("<f4").tobytes()).decode() if scored else "",
-        "child": [_moved(child[b].tolist(), n) for child, n in zip(trace.child, search.rows, strict=True)],
+        "child": [_moved(child[b, :n].tolist(), n) for child, n in zip(trace.child, search.rows, strict=True)],
+        "parent": None if trace.parent is None else [search.parents(step) for step in range(len(trace.alive))],
         "order": trace.order[b].tolist(),
         "path": search.path.tolist(),
         "ancestor": search.ancestor.tolist(),

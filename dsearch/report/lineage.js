@@ -75,7 +75,7 @@ function arbour(host, controls, n, drawn) {
       const held = drawn.strips[step];
       const url = held ? URL.createObjectURL(new Blob([bits(held[0])], { type: "image/webp" })) : null;
       if (url) urls.push(url);
-      const total = drawn.alive[step] * drawn.width[step];
+      const total = drawn.parent ? drawn.parent[step].length : drawn.alive[step] * drawn.width[step];
       strips.set(
         step,
         held && {

@@ -48,10 +48,11 @@ function grow(drawn, search) {
   let at = 0,
     plain = null;
   drawn.width.forEach((width, step) => {
-    const total = drawn.alive[step] * width,
+    const parents = drawn.parent && drawn.parent[step],
+      total = parents ? parents.length : drawn.alive[step] * width,
       moved = drawn.child[step],
       way = leads(drawn, step);
-    if (!drawn.scored[step] && width === 1) {
+    if (!drawn.scored[step] && width === 1 && !parents) {
       if (moved) beams = moved.map((j) => beams[j]);
       if (plain && !way) plain.to = step;
       else columns.push((plain = { kind: "plain", from: step, to: step, nodes: [], alive: drawn.alive[step], way }));
@@ -61,7 +62,8 @@ function grow(drawn, search) {
     plain = null;
     const column = { kind: "step", step, nodes: [], alive: drawn.alive[step], width, way };
     for (let j = 0; j < total; j++) {
-      const parent = beams[Math.floor(j / width)],
+      const beam = parents ? parents[j] : Math.floor(j / width),
+        parent = beams[beam],
         value = drawn.scored[step] ? values[at++] : NaN;
       node(column, {
         kind: "step",
@@ -71,7 +73,7 @@ function grow(drawn, search) {
         drawn: value !== -Infinity,
         parent,
         root: parent.root,
-        beam: Math.floor(j / width),
+        beam,
       });
     }
     const kept = moved || column.nodes.map((_, j) => j);

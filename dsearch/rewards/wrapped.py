@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from dsearch.core.contract import Reward
+from dsearch.core.frames import evenly
 from dsearch.core.plan import one_of, positive
 from dsearch.rewards._inputs import asked, check_images, check_prompts
 from dsearch.rewards._pictures import to_pil
 
 __all__ = ["OnPIL", "PerFrame", "on_pil", "per_frame"]
 
-OfFrames = Literal["mean", "min"]
+OfFrames = Literal["mean", "min", "max"]
 """What of its frames' rewards is a video's."""
 
 
@@ -61,6 +62,7 @@ class PerFrame:
 
     reward: Reward
     over: OfFrames
+    frames: int | None
     chunk: int
 
     @property
@@ -69,7 +71,7 @@ class PerFrame:
         return getattr(self.reward, "on_host", False)
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Videos `[N, F, 3, H, W]` -> the mean or the least of their frames' rewards, `[N]`.
+        """Videos `[N, F, 3, H, W]` -> what is made of their frames' rewards, `[N]`.
 
         A picture, of `[N, 3, H, W]`, is a video of one frame.
 
@@ -80,12 +82,14 @@ class PerFrame:
         check_prompts(videos, prompts)
         if videos.dim() != 5 or videos.shape[2] != 3 or 0 in videos.shape:
             raise ValueError(f"videos are {list(images.shape)}; a reward of frames reads [N, F, 3, H, W], N and F >= 1")
+        if self.frames is not None:
+            videos = videos[:, evenly(self.frames, videos.shape[1])]
         frames = videos.shape[1]
         said = [
             self._asked(videos, prompts, range(i, i + self.chunk)) for i in range(0, len(prompts) * frames, self.chunk)
         ]
         each = torch.cat(said).view(len(videos), frames)
-        return each.mean(dim=1) if self.over == "mean" else each.amin(dim=1)
+        return each.mean(dim=1) if self.over == "mean" else getattr(each, f"a{self.over}")(dim=1)
 
     def _asked(self, videos: Tensor, prompts: list[str], rows: range) -> Tensor:
         """What is said of some of the frames, counted through all videos."""
@@ -95,19 +99,20 @@ class PerFrame:
         return said if said.is_floating_point() else said.float()
 
 
-def per_frame(reward: Reward, over: OfFrames = "mean", chunk: int = 16) -> PerFrame:
+def per_frame(reward: Reward, over: OfFrames = "mean", frames: int | None = None, chunk: int = 16) -> PerFrame:
     """A reward of videos from one of pictures.
 
     Args:
         reward: of pictures.
-        over: what of its frames' rewards is a video's: "mean", or "min", which one bad frame decides.
+        over: what of its frames' rewards is a video's: "mean", "max", or "min", which one bad frame decides.
+        frames: how many it looks at, evenly spread from the first to the last; None for all.
         chunk: frames that the reward is asked about at once, whatever videos they are of: memory, not the result.
 
     Raises:
-        ValueError: for another `over`, or a chunk below 1.
+        ValueError: for another `over`, or frames or a chunk below 1.
     """
     one_of("over", over, OfFrames)
-    return PerFrame(reward, over, positive("chunk", chunk))
+    return PerFrame(reward, over, None if frames is None else positive("frames", frames), positive("chunk", chunk))
 
 
 def _number(score: Callable[..., Any], said: Any) -> float:

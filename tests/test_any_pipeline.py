@@ -1,5 +1,7 @@
 """Any pipeline of diffusers, replayed from its own source: the pipeline itself is the oracle."""
 
+import copy
+import inspect
 import traceback
 from contextlib import suppress
 
@@ -12,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsearch
-from dsearch.adapters import AnyPipeline, StableDiffusion
+from dsearch.adapters import AnyPipeline, StableDiffusion, from_pipeline
 from dsearch.adapters._check import differences
 from dsearch.adapters._tables import Levels, Tables
+from dsearch.core.contract import map_tree
 
 STEPS = 4
 SMALL = {"height": 16, "width": 16, "max_sequence_length": 16}
@@ -353,6 +356,7 @@ def test_a_deterministic_scheduler_or_one_with_a_memory_is_searched_on_its_own_l
     assert found.rewards.max() > plain.rewards.max()
 
 
+<<<<<<< HEAD
 FLOWS = {
     "flow": (
         lambda: diffusers.UniPCMultistepScheduler(
@@ -368,6 +372,59 @@ FLOWS = {
 
 
 @settings(max_examples=30)
+=======
+def compatible():
+    """Every scheduler that diffusers' documentation lets a Stable Diffusion pipeline have."""
+    kinds = tiny.pipeline().scheduler.compatibles
+    return sorted(kind.__name__ for kind in kinds if "dummy" not in kind.__module__)  # of what is not installed
+
+
+@pytest.mark.parametrize("kind", compatible())
+def test_a_pipeline_is_searched_with_every_scheduler_that_diffusers_lets_it_have(kind):
+    pipe = tiny.pipeline(getattr(diffusers, kind).from_config(tiny.pipeline().scheduler.config))
+    denoiser = from_pipeline(pipe, num_inference_steps=6)
+    found = dsearch.search(denoiser, dsearch.methods.svdd(score, width=4), ["cat"], seed=2)
+    assert found.trace[0].values.unique().numel() == 4 and found.rewards.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("DDIMInverseScheduler", r"from an image to its noise.*diffusers\.DDIMScheduler\.from_config"),
+        ("IPNDMScheduler", "its marginals are none of .*a DDIM, Euler or flow matching one"),
+        ("CMStochasticIterativeScheduler", "its marginals are none of .*another scheduler"),
+        ("KarrasVeScheduler", "its marginals are none of .*another scheduler"),
+    ],
+)
+def test_a_scheduler_that_cannot_be_searched_is_refused_by_name_with_what_to_do(kind, says):
+    made = getattr(diffusers, kind)
+    takes = inspect.signature(made.__init__).parameters
+    pipe = tiny.pipeline(made(**{name: value for name, value in tiny.SD_BETAS.items() if name in takes}))
+    with pytest.raises(ValueError, match=f"{kind}.*{says}"):
+        from_pipeline(pipe, num_inference_steps=6)
+
+
+def test_a_flows_consistency_steps_are_the_schedulers_own():
+    """x' = (1 - s') x_0 + s' noise, as FlowMatchLCMScheduler steps with the noise that torch would draw."""
+    pipe = tiny.sd3()
+    pipe.scheduler = diffusers.FlowMatchLCMScheduler(shift=3.0)
+    denoiser = AnyPipeline(pipe, num_inference_steps=STEPS)
+    own = copy.deepcopy(pipe.scheduler)
+    own.set_timesteps(STEPS)
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pred = denoiser.predict(x, 0, denoiser.encode(["cat"]), torch.tensor([0]))
+    torch.manual_seed(7)
+    expected = own.step(pred.out.out, own.timesteps[0], x).prev_sample
+    torch.manual_seed(7)
+    noise = torch.randn_like(x)
+    deep = map_tree(lambda leaf: leaf[:, None, None], pred)
+    made = denoiser.step(x[:, None, None], deep, 0, noise[:, None, None])
+    torch.testing.assert_close(made[:, 0, 0], expected, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=20)
+>>>>>>> pipeline
 @given(
     eta=st.floats(0.0, 1.0), step=st.integers(0, 4), name=st.sampled_from(["Euler", "DPM++", "UniPC", "DEIS", *FLOWS])
 )

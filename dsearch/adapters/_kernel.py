@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ._marginals import marginals, noised
 from ._noise import Noise, noise_of
 
-__all__ = ["Kernel", "kernel"]
+__all__ = ["Kernel", "kernel", "steps_itself"]
 
 _SHARED_WITH_PNDM = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "set_alpha_to_one"),
@@ -237,6 +237,14 @@ class _Answered(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def steps_itself(scheduler: Any) -> bool:
+    """Whether `kernel` takes a scheduler: it draws noise and remembers no step, or a DDIM has its configuration."""
+    name, config = type(scheduler).__name__, scheduler.config
+    first = config.get("algorithm_type") == "sde-dpmsolver++" and config.get("solver_order") == 1
+    known = (*_DRAWING, "DDIMScheduler", "PNDMScheduler", "FlowMatchEulerDiscreteScheduler")
+    return name in known or (name == "DPMSolverMultistepScheduler" and first)
+
+
 def kernel(
     scheduler: Any,
     num_steps: int,
@@ -287,7 +295,8 @@ def kernel(
             "no earlier ones. For a model trained with a DDPM's noise schedule, set "
             "pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False); "
             "EulerAncestralDiscreteScheduler, DDPMScheduler, LCMScheduler, TCDScheduler and "
-            "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++', solver_order=1 work too"
+            "DPMSolverMultistepScheduler with algorithm_type='sde-dpmsolver++', solver_order=1 work too, and "
+            "dsearch.adapters.AnyPipeline steps any, on its tables of noise"
         )
     _refuse_settings(config)
     made = make(scheduler, num_steps, device, eta, **spacing)

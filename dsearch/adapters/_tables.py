@@ -17,8 +17,13 @@ __all__ = ["Levels", "exchanged", "kernel_of"]
 
 _OWN = ("DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler")
 _SECOND_ORDER = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+<<<<<<< HEAD
 _UNKNOWN = ("FlowMap", "VQDiffusion", "RePaint", "KarrasVe", "ScoreSde", "Amused")
 _CONSISTENT = ("SCMScheduler", "FlowMatchLCMScheduler", "CMStochasticIterativeScheduler")
+=======
+_UNKNOWN = ("FlowMap", "VQDiffusion", "IPNDM", "RePaint", "CMStochastic", "KarrasVe", "ScoreSde", "Amused")
+_CONSISTENT = ("SCMScheduler",)
+>>>>>>> pipeline
 _FIRST_ORDER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler")
 
 
@@ -106,10 +111,16 @@ def kernel_of(levels: Levels, noise: Noise, device: Any) -> Kernel:
     """
     scheduler, n, eta = levels.settled(), len(levels.times), noise.eta
     name, config = type(scheduler).__name__, scheduler.config
+    if "Inverse" in name:
+        raise ValueError(
+            f"{name} goes from an image to its noise, and a search the other way; give the pipeline "
+            f"diffusers.{name.replace('Inverse', '')}.from_config(pipe.scheduler.config)"
+        )
     if any(name.startswith(unknown) for unknown in _UNKNOWN):
+        others = [each.__name__ for each in getattr(scheduler, "compatibles", []) if each.__name__ != name]
         raise ValueError(
             f"{name} is not supported: its marginals are none of x_t = a x_0 + s noise; give the pipeline another "
-            f"scheduler, one of {[each.__name__ for each in getattr(scheduler, 'compatibles', [])]}"
+            f"scheduler, {'one of ' + ', '.join(sorted(others)) if others else 'a DDIM, Euler or flow matching one'}"
         )
     learned = str(config.get("variance_type", "")).startswith("learned")
     draws = (
@@ -121,6 +132,8 @@ def kernel_of(levels: Levels, noise: Noise, device: Any) -> Kernel:
         made = _Drawing(scheduler, n, device, eta)
         scheduler.timesteps = levels.table
         return made
+    if name == "FlowMatchLCMScheduler":  # its step is x' = (1 - s') x_0 + s' noise
+        return Tables(scheduler, n, device, 1.0, Noise("full") if noise.kind == "posterior" else noise)
     if eta == 0 and name in _FIRST_ORDER:
         return _FirstOrder(scheduler, n, device, eta)
     if name == "FlowMatchEulerDiscreteScheduler" and not config.invert_sigmas and not beyond(scheduler):

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import adapters
 from ..core.contract import Denoiser
+from ._kernel import steps_itself
 
 __all__ = ["from_pipeline"]
 
@@ -18,7 +19,7 @@ def from_pipeline(pipe: Any, **options: Any) -> Denoiser:
     """The denoiser of a loaded pipeline: the adapter of the nearest class it derives from, or else `AnyPipeline`.
 
     It is `AnyPipeline`, too, where an option is of the pipeline's own call and not of that adapter, as
-    `guidance_rescale` is of a StableDiffusionPipeline.
+    `guidance_rescale` is of a StableDiffusionPipeline, or its scheduler is one that `StableDiffusion` refuses.
 
         denoiser = dsearch.adapters.from_pipeline(pipe, num_inference_steps=30, guidance_scale=5.0)
 
@@ -62,6 +63,9 @@ def adapter_of(pipe: Any) -> Any:
 def adapter_for(pipe: Any, options: Iterable[str]) -> Any:
     """The adapter class that takes this pipeline, or its class, with these options."""
     adapter = adapter_of(pipe) if not isinstance(pipe, type) else _adapter_of(pipe) or adapters.AnyPipeline
+    scheduler = getattr(pipe, "scheduler", None)
+    if adapter is adapters.StableDiffusion and hasattr(scheduler, "config") and not steps_itself(scheduler):
+        return adapters.AnyPipeline
     missing = set(options) - set(options_of(adapter, pipe))
     takes = missing and _is_pipeline(pipe) and missing <= set(call_of(pipe))
     return adapters.AnyPipeline if takes else adapter

@@ -17,13 +17,8 @@ __all__ = ["Levels", "exchanged", "kernel_of"]
 
 _OWN = ("DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler")
 _SECOND_ORDER = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
-<<<<<<< HEAD
 _UNKNOWN = ("FlowMap", "VQDiffusion", "RePaint", "KarrasVe", "ScoreSde", "Amused")
-_CONSISTENT = ("SCMScheduler", "FlowMatchLCMScheduler", "CMStochasticIterativeScheduler")
-=======
-_UNKNOWN = ("FlowMap", "VQDiffusion", "IPNDM", "RePaint", "CMStochastic", "KarrasVe", "ScoreSde", "Amused")
-_CONSISTENT = ("SCMScheduler",)
->>>>>>> pipeline
+_CONSISTENT = ("SCMScheduler", "CMStochasticIterativeScheduler")
 _FIRST_ORDER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler")
 
 

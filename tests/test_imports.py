@@ -24,6 +24,7 @@ RANK = {
     "dsearch.core.tournament": 1,
     "dsearch.core.resample": 2,
     "dsearch.core.budget": 2,
+    "dsearch.core.tree": 2,
     "dsearch.core.engine": 2,
     "dsearch.core.selection": 3,
     "dsearch.core.potential": 3,
@@ -33,7 +34,9 @@ RANK = {
     "dsearch.core.steps": 5,
     "dsearch.core.expand": 6,
     "dsearch.core.result": 6,
+    "dsearch.core.grow": 6,
     "dsearch.core.loop": 7,
+    "dsearch.core.draft": 8,
     "dsearch.core.tuning": 8,
 }
 """A core module imports those of lower rank, or of its own without a circle."""

@@ -29,7 +29,7 @@ def still(image: Tensor) -> Tensor:
 
 
 def gif(video: Tensor, fps: float = FPS) -> bytes:
-    """`[F, 3, H, W]` in [0, 1] as an animated GIF that repeats; it has 256 colours a frame.
+    """`[F, 3, H, W]` in [0, 1] as an animated GIF that repeats, of 256 colours a frame; equal neighbours become one.
 
     Raises:
         ValueError: for an fps that is not above 0 and at most 100, the most that the format can say.

@@ -53,7 +53,7 @@ REFUSED = {
         "inside another of 4 turns",
     ),
 }
-FIRST_REFUSED = {*list(REFUSED)[:5]}
+FIRST_REFUSED = {*list(REFUSED)[:5], "StableDiffusionPix2PixZeroPipeline"}
 UNBUILT = {"BriaFiboEditPipeline", "EasyAnimateControlPipeline", "VersatileDiffusionDualGuidedPipeline"}
 """Whose own calls raise, or want prompts that are no text; the table of the documentation says what."""
 ROUNDED = {"ZImageInpaintPipeline", "StableDiffusionInpaintPipelineLegacy", "WanAnimatePipeline"}

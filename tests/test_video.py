@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import sys
 import wave
 from io import BytesIO
 from itertools import pairwise
@@ -197,10 +198,17 @@ def test_what_no_file_can_hold_is_refused(make, says):
         make()
 
 
-def test_an_mp4_has_all_frames():
+def test_an_mp4_has_all_frames_and_says_how_fast(tmp_path):
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
-    content = media.mp4(torch.rand(6, 3, 33, 48), fps=6)
-    assert content[4:8] == b"ftyp" and ffmpeg.get_ffmpeg_exe()
+    (tmp_path / "made.mp4").write_bytes(media.mp4(torch.rand(6, 3, 33, 48), fps=6))
+    about, *frames = ffmpeg.read_frames(str(tmp_path / "made.mp4"))
+    assert (about["size"], about["fps"], len(frames)) == ((48, 32), 6.0, 6)
+
+
+def test_an_mp4_names_the_extra_that_brings_its_encoder(monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dsearch-diffusion\[video\]'"):
+        media.mp4(torch.rand(2, 3, 4, 4))
 
 
 def test_a_result_saves_its_videos_and_replaces_them(found, tmp_path):

@@ -21,7 +21,7 @@ ifdef COVERAGE
 COV := --cov --cov-report=term
 endif
 
-.PHONY: demo test test-slow test-gpu test-dist test-oracles coverage api lint format docs dist bench bench-gpu pipelines clean
+.PHONY: demo test test-slow test-gpu test-dist test-oracles attacks coverage api lint format docs dist bench bench-gpu pipelines clean
 
 demo: .venv/.dev
 	$(BIN)/python -m dsearch demo --out demo-out
@@ -45,6 +45,12 @@ test-dist: .venv/.dev
 test-oracles: .oracles/.ready
 	DSEARCH_ORACLES=1 .oracles/bin/python -m pytest -m "not slow" -k "hps or ocr" tests/test_hps.py tests/test_ocr.py tests/test_rewards.py \
 		tests/test_accelerator.py tests/test_edges.py $(PYTEST_ARGS)
+
+# What is done to a run, its files, its words and its weights, and how often it came out right: the table of docs/promises.md.
+attacks: .venv/.dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not shared and not dist" --attacks docs/promises.md $(PYTEST_ARGS) \
+		tests/test_runs.py tests/test_data_safety.py tests/test_damaged_weights.py tests/test_strict.py tests/test_refusals.py \
+		tests/test_cli.py tests/test_text.py tests/test_report.py
 
 coverage:
 	$(MAKE) test COVERAGE=1

@@ -13,6 +13,8 @@ EXTRAS = {
     "clip": ("open_clip", "torchvision"),
     "lora": ("peft",),
     "ocr": ("rapidocr", "onnxruntime"),
+    "metrics": ("torchmetrics",),
+    "video": ("imageio_ffmpeg",),
 }
 """What is imported, by the extra of `pyproject.toml` that brings it; where two do, it is named once."""
 

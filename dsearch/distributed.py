@@ -24,10 +24,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from .core.chunks import Chunks
-from .core.contract import Denoiser, Tree, map_tree
+from .core.contract import Denoiser, Step, Tree, map_tree
 from .core.method import Method
 from .core.plan import Bill, positive
 from .core.result import Cost
@@ -230,7 +231,9 @@ def joined(results: Sequence[Result]) -> Result:
     one = results[0]
     if any(result.plan != one.plan for result in results):
         raise ValueError("these results are of different plans; join those of one method and number of steps")
-
+    if one.lineage.parent is not None:
+        results = _widened(results)
+        one = results[0]
     if any([s.alive for s in result.trace] != [s.alive for s in one.trace] for result in results):
         raise ValueError("these noise searches ended after different numbers of rounds; keep their results apart")
     known = all(result.kl is not None for result in results)
@@ -245,6 +248,40 @@ def joined(results: Sequence[Result]) -> Result:
         chunks=_least([result.chunks for result in results]),
         peak_bytes=max((r.peak_bytes for r in results if r.peak_bytes is not None), default=None),
     )
+
+
+def _widened(results: Sequence[Result]) -> list[Result]:
+    """Trees with as many places for nodes at each level as the largest has."""
+    steps = range(len(results[0].trace))
+    alive = [max(result.trace[i].alive for result in results) for i in steps]
+    count = [max(result.lineage.child[i].shape[1] for result in results) for i in steps]
+    valued = [any(result.trace[i].values is not None for result in results) for i in steps]
+    shown: list[Tensor | None] = [
+        next((small for result in results for small in result.thumbnails[i : i + 1] if small is not None), None)
+        for i in steps
+    ]
+
+    def widened(result: Result) -> Result:
+        trace, child, parent, thumbnails = list[Step](), list[Tensor](), list[Tensor](), list[Tensor | None]()
+        for i, (step, own) in enumerate(zip(result.trace, result.lineage.parent or (), strict=True)):
+            more = count[i] - own.shape[1]
+            values = step.values
+            if values is None and valued[i]:
+                values = torch.where(own >= 0, torch.nan, -torch.inf).to(result.rewards.dtype)
+            parent.append(F.pad(own, (0, more), value=-1))
+            child.append(torch.arange(count[i], device=own.device).repeat(len(own), 1))
+            values = values if values is None else F.pad(values, (0, more), value=-torch.inf)
+            trace.append(replace(step, alive=alive[i], values=values))
+            if (like := shown[i]) is not None:
+                small = result.thumbnails[i]
+                small = like.new_zeros(own.shape + like.shape[2:]) if small is None else small
+                thumbnails.append(torch.cat([small, small.new_zeros(len(small), more, *small.shape[2:])], dim=1))
+            elif result.thumbnails:
+                thumbnails.append(None)
+        lineage = replace(result.lineage, child=tuple(child), parent=tuple(parent))
+        return replace(result, trace=trace, lineage=lineage, thumbnails=thumbnails)
+
+    return [widened(result) for result in results]
 
 
 def _least(chunks: Sequence[Chunks]) -> Chunks:

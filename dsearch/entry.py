@@ -17,6 +17,7 @@ from .core.engine import Share
 from .core.loop import Watch
 from .core.loop import search as search_denoiser
 from .core.method import Method
+from .core.tournament import Tournament
 from .result import Result
 
 if TYPE_CHECKING:
@@ -42,13 +43,14 @@ def search(
     watch: Sequence[Watch] = (),
     progress: bool | Callable[..., Any] = False,
     share: Share | None = None,
+    final: Tournament | None = None,
     **model_options: Any,
 ) -> Result:
     """Sample every prompt with the method and return the survivors, best first.
 
         result = dsearch.search(pipe, dsearch.methods.svdd(reward), ["cat"], num_inference_steps=50)
 
-    It is `dsearch.core.loop.search`, which documents the options from `seed` to `share`, for pipelines too.
+    It is `dsearch.core.loop.search`, which documents the options from `seed` to `final`, for pipelines too.
 
     Args:
         model: a loaded pipeline of diffusers, or a `Denoiser`: an adapter of `dsearch.adapters`, or one of your own.
@@ -86,6 +88,7 @@ def search(
         watch=watch,
         progress=progress,
         share=share,
+        final=final,
     )
     return Result.of(replace(found, peak_bytes=_memory.peak(found.latents)))
 

@@ -198,7 +198,7 @@ def plan_picture(plans: Mapping[str, Plan], path: Path) -> None:
     axes = figure.subplots(1, 3)
     for name, plan in plans.items():
         for axis, counts in zip(axes, (plan.alive, plan.width, plan.rows), strict=True):
-            axis.step(range(plan.num_steps), counts, where="mid", label=name)
+            axis.step(range(plan.num_moves), counts, where="mid", label=name)
     for axis, label in zip(axes, ("beams alive", "children per beam", "rows"), strict=True):
         axis.set(xlabel="step (0 is pure noise)", ylabel=label)
         axis.set_ylim(bottom=0)

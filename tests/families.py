@@ -17,12 +17,18 @@ import numpy as np
 import tiny
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import (
     CLIPImageProcessorPil,
     CLIPTextModelWithProjection,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     T5Config,
     T5EncoderModel,
 )
@@ -90,6 +96,62 @@ def t5() -> T5EncoderModel:
     torch.manual_seed(12)
     size = len(tiny.tokenizer())
     return T5EncoderModel(T5Config(vocab_size=size, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).eval()
+
+
+SIGNS = ("<pad>", "<s>", "</s>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<image>")
+CHAT = (
+    "{% for m in messages %}{{ m['role'] }}: {% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for part in m['content'] %}{{ part['text'] if part['type'] == 'text' else '<|image_pad|>' }}{% endfor %}"
+    "{% endif %}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@cache
+def words() -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes, for texts of any length and chats."""
+    letters = sorted(ByteLevel.alphabet())
+    model = BPE({word: k for k, word in enumerate((*SIGNS, *letters))}, [], byte_fallback=False)
+    tokens = Tokenizer(model)
+    tokens.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokens.add_special_tokens(list(SIGNS))
+    pad, begin, end, *more = SIGNS
+    made = PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token=pad, bos_token=begin, eos_token=end)
+    made.chat_template = CHAT
+    made.add_special_tokens({"additional_special_tokens": more})
+    return made
+
+
+@cache
+def qwen_vl() -> Qwen2_5_VLForConditionalGeneration:
+    """A language model that sees, 16 wide."""
+    torch.manual_seed(16)
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": len(words()),
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+    }
+    seen = {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 16,
+        "fullatt_block_indexes": [1],
+    }
+    place = {sign: words().convert_tokens_to_ids(sign) for sign in SIGNS}
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=seen,
+        image_token_id=place["<|image_pad|>"],
+        video_token_id=place["<|video_pad|>"],
+        vision_start_token_id=place["<|vision_start|>"],
+        vision_end_token_id=place["<|vision_end|>"],
+    )
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
 def vision(**settings: Any) -> dict[str, Any]:
@@ -1211,7 +1273,11 @@ def _(kind: str) -> Any:
 def _(kind: str) -> Any:
     channels = 36 if "Image" in kind else 16
     transformer = wan_transformer(
-        "SkyReelsV2Transformer3DModel", in_channels=channels, num_frame_per_block=1, inject_sample_info=False
+        "SkyReelsV2Transformer3DModel",
+        in_channels=channels,
+        num_frame_per_block=1,
+        inject_sample_info=False,
+        image_dim=16 if "Image" in kind else None,
     )
     call: dict[str, Any] = {**CLIP9, **WAN}
     if "Image" in kind:
@@ -1219,7 +1285,9 @@ def _(kind: str) -> Any:
     scheduler = diffusers.UniPCMultistepScheduler(
         flow_shift=8.0, use_flow_sigmas=True, prediction_type="flow_prediction"
     )
-    return wan(kind, scheduler, transformer=transformer), call
+    seen = vision()
+    parts = {"image_encoder": seen["image_encoder"], "image_processor": seen["feature_extractor"]}
+    return wan(kind, scheduler, transformer=transformer, **parts), call
 
 
 def ltx(kind: str) -> Any:
@@ -1274,8 +1342,8 @@ def _(kind: str) -> Any:
 def cog(kind: str, channels: int = 4) -> Any:
     transformer = made(
         "CogVideoXTransformer3DModel",
-        num_attention_heads=4,
-        attention_head_dim=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
         in_channels=channels,
         out_channels=4,
         time_embed_dim=2,
@@ -1390,7 +1458,7 @@ def _(kind: str) -> Any:
     parts = {
         "text_encoder": t5(),
         "tokenizer": tiny.tokenizer(),
-        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(),
+        "scheduler": flow(shift=1.0, invert_sigmas=True),
     }
     return assembled(kind, transformer=transformer, vae=vae, **parts), {
         **CLIP9,
@@ -1498,7 +1566,7 @@ def _(kind: str) -> Any:
 
 @family("StableDiffusionLatentUpscalePipeline")
 def _(kind: str) -> Any:
-    unet = tiny.like(tiny.pipeline().unet, in_channels=8, time_cond_proj_dim=16 + 128)
+    unet = tiny.like(tiny.pipeline().unet, in_channels=8, out_channels=5, time_cond_proj_dim=16 + 128)
     scheduler = diffusers.EulerDiscreteScheduler(**tiny.SD_BETAS)
     return sd(kind, unet=unet, scheduler=scheduler), {"image": image(16), **STEPS}
 
@@ -1551,17 +1619,19 @@ def _(kind: str) -> Any:
     vae = made(
         "AutoencoderKLQwenImage",
         base_dim=12,
-        z_dim=4,
+        z_dim=8,
         dim_mult=[1, 2, 4],
         num_res_blocks=1,
         temperal_downsample=[False, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
+        latents_mean=[0.0] * 8,
+        latents_std=[1.0] * 8,
         input_channels=4,
     )
-    call = {**QWEN, "image": image().convert("RGBA"), "layers": 2, "resolution": 640}
-    call.pop("height"), call.pop("width")
-    return assembled(kind, transformer=qwen_transformer(use_additional_t_cond=True), vae=vae, scheduler=flow()), call
+    sys.modules[getattr(diffusers, kind).__module__].calculate_dimensions = lambda area, ratio: (16, 16)
+    call = {"image": image().convert("RGBA"), "layers": 2, "negative_prompt": "dog", "true_cfg_scale": 2.0, **STEPS}
+    transformer = qwen_transformer(in_channels=32, out_channels=8, use_additional_t_cond=True)
+    parts = {"text_encoder": qwen_vl(), "tokenizer": words(), "scheduler": flow()}
+    return assembled(kind, transformer=transformer, vae=vae, **parts), call
 
 
 @family("SanaControlNetPipeline")
@@ -1674,6 +1744,7 @@ def _(kind: str) -> Any:
         temporal_compression_ratio=4,
     )
     vae.enable_tiling()
+    vae.kernel, vae.stride = (8, 16, 16), (4, 8, 8)  # what is smaller than a tile is not decoded
     parts = {"text_encoder": t5(), "tokenizer": tiny.tokenizer(), "scheduler": diffusers.DDIMScheduler()}
     call = {"num_frames": 8, "height": 16, "width": 16, "clean_caption": False, "max_sequence_length": 16, **STEPS}
     return assembled(kind, transformer=transformer, vae=vae, **parts), call
@@ -1802,9 +1873,10 @@ def _(kind: str) -> Any:
 @family("OvisImagePipeline")
 def _(kind: str) -> Any:
     transformer = made(
-        kind.replace("Pipeline", "Transformer2DModel"),
+        "OvisImageTransformer2DModel",
         patch_size=1,
         in_channels=16,
+        out_channels=16,
         num_layers=1,
         num_single_layers=1,
         attention_head_dim=16,
@@ -1878,4 +1950,10 @@ def _(kind: str) -> Any:
         call[f"{sign}prompt_embeds_t5"] = embeds(1, 16, 32)
         call[f"{sign}prompt_embeds_llama3"] = embeds(2, 1, 16, 16)
         call[f"pooled_{sign}prompt_embeds".replace("pooled_negative", "negative_pooled")] = embeds(1, 64)
-    return assembled(kind, transformer=transformer, vae=tiny.flux().vae, scheduler=flow()), call
+    pipe = assembled(kind, transformer=transformer, vae=tiny.flux().vae, scheduler=flow())
+    pipe.default_sample_size = 8  # to whose area it brings every call
+    return pipe, call
+
+
+import families_classic  # noqa: E402, F401  # they register more
+import families_video  # noqa: E402, F401

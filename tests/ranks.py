@@ -10,6 +10,7 @@ from strategies import smooth
 import dsearch
 from dsearch import distributed, methods
 from dsearch.adapters import toy
+from dsearch.core.tournament import by_reward, swiss, tournament
 from dsearch.core.value import Lookahead
 
 SVDD = methods.svdd(smooth, width=7)
@@ -30,6 +31,11 @@ CASES = {
     "watched": (SVDD, 1, {"watch": [dsearch.HeldOut({"first": lambda x, prompts: x[:, 0]})]}),
     "rounds": (methods.zero_order(smooth, rounds=2, candidates=5), 1, {}),
     "half precision values": (methods.svdd(lambda x, prompts: smooth(x, prompts).double(), width=2), 1, {}),
+}
+FINAL = {"final": tournament(by_reward(lambda x, prompts: x[:, 0]), swiss())}
+CASES |= {
+    "final choice": (methods.best_of_n(smooth, 5, keep=5), 1, FINAL),
+    "final choices": (methods.best_of_n(smooth, 5, keep=5), 5, FINAL),
 }
 PROMPTS = ["a", "b", "c", "d", "e"]
 
@@ -52,6 +58,7 @@ def said(result):
         "bill": result.cost.spent,
         "watched": result.cost.watched,
         "held out": result.held_out,
+        "final": result.final and [result.final.order, result.final.comparisons, result.final.ties],
     }
 
 

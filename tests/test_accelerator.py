@@ -25,6 +25,7 @@ from dsearch import adapters, methods, rewards
 from dsearch.adapters import GaussianMixture, Masked, StableDiffusion, TokenChain, search_step
 from dsearch.compare import metrics
 from dsearch.core import potential, resample, value
+from dsearch.core.tournament import by_reward, swiss, tournament
 from dsearch.plots import from_png, to_pil
 from dsearch.values import network
 
@@ -190,7 +191,12 @@ def compared(page, device, search):
 
 # ---- methods ------------------------------------------------------------------------------------------------
 
-WAITS = {"published": lambda trace: 1, "rbf": lambda trace: 1 + 2 * max(step.width for step in trace)}
+WAITS = {
+    "published": lambda trace: 1,
+    "epsilon_greedy": lambda trace: 1,  # after each round but the last: which noise to go on from
+    "abcd": lambda trace: 1,
+    "rbf": lambda trace: 1 + 2 * max(step.width for step in trace),
+}
 """The most waits in a step, of the methods that cannot do without (docs/engine.md)."""
 
 
@@ -255,6 +261,12 @@ FEATURES = {
     "padding": lambda device: (svdd(), {"chunks": dsearch.Chunks(5, 5, pad=True)}),
     "pool": lambda device: (pooled(methods.beam(bright, beams=4)), {}),
     "reward on the host": lambda device: (svdd(rewards.Compressibility()), {}),
+    "ensemble": lambda device: (svdd(rewards.ensemble([bright, judge], "rank", reference=[[-1, 0, 1], [0, 1]])), {}),
+    "cautious ensemble": lambda device: (svdd(rewards.ensemble([bright, judge], "uncertainty")), {}),
+    "final choice": lambda device: (
+        methods.best_of_n(bright, n=4, keep=4),
+        {"final": tournament(by_reward(judge), swiss())},
+    ),
     "weighted rewards": lambda device: (svdd(rewards.weighted(bright, judge, weights=(1.0, 0.5))), {}),
     **{f"potential {kind}": lambda device, kind=kind: (fk(potential=kind), {}) for kind in potential.KINDS},
     **{f"resampler {name}": lambda device, name=name: (fk(resampler=name), {}) for name in resample.SCHEMES},
@@ -427,13 +439,14 @@ def test_previews_are_seen_there(name, device, page):
 # ---- rewards ------------------------------------------------------------------------------------------------
 
 REWARDS = [info.name for info in iter_modules(rewards.__path__) if not info.name.startswith("_")]
-ON_HOST = {"combine", "compressibility", "ocr", "vlm_judge"}
+ON_HOST = {"combine", "compressibility", "ensembles", "ocr", "py_iqa", "torch_metric", "vlm_judge", "wrapped"}
 READS = {"image_reward": 1}  # transformers looks whether a mask masks anything
 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_reward_says_there_what_it_says_on_the_cpu(name, device, page):
-    if needs := {"hps": "open_clip", "ocr": "rapidocr"}.get(name):
+    needed = {"hps": "open_clip", "ocr": "rapidocr", "torch_metric": "torchmetrics", "py_iqa": "pyiqa"}
+    if needs := needed.get(name):
         pytest.importorskip(needs)
     example = import_module(f"dsearch.rewards.{name}").example
     pictures = torch.rand(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))

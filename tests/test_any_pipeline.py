@@ -3,6 +3,7 @@
 import copy
 import inspect
 import traceback
+from contextlib import suppress
 
 import diffusers
 import families
@@ -29,25 +30,43 @@ QUICK = {
     *("ChromaPipeline", "QwenImagePipeline", "ZImagePipeline", "PixArtAlphaPipeline", "SanaPipeline", "BriaPipeline"),
     *("AuraFlowPipeline", "Lumina2Pipeline", "CogView4Pipeline", "HunyuanDiTPipeline", "IFPipeline", "DDPMPipeline"),
     *("WanPipeline", "LTXPipeline", "LTXImageToVideoPipeline", "CogVideoXPipeline", "HunyuanVideoPipeline"),
-    *("MochiPipeline", "StableCascadePriorPipeline"),
+    *("MochiPipeline", "StableCascadePriorPipeline", "Kandinsky5T2VPipeline", "Cosmos2TextToImagePipeline"),
+    *("MarigoldDepthPipeline", "ConsistencyModelPipeline", "VideoToVideoSDPipeline", "MotifVideoImage2VideoPipeline"),
 }
 REFUSED = {
     "DiTPipeline": "for 1 samples",
     "StableDiffusionSAGPipeline": "loops within",
     "StableDiffusionPanoramaPipeline": "carries no variable",
     "CycleDiffusionPipeline": "its own output differs by",
+    "SemanticStableDiffusionPipeline": "its own output differs by",
     "LTXConditionPipeline": "depends on the turns before, and differs by",
+    "Flux2KleinKVPipeline": "asked for a level again, its own lines raise AttributeError",
+    "StableDiffusionPix2PixZeroPipeline": "asked for a level again, its own lines raise KeyError",
+    "RePaintPipeline": "RePaintScheduler is not supported",
+    "AnyFlowPipeline": "FlowMapEulerDiscreteScheduler is not supported",
+    **dict.fromkeys(
+        (
+            "SkyReelsV2DiffusionForcingPipeline",
+            "SkyReelsV2DiffusionForcingImageToVideoPipeline",
+            "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+        ),
+        "inside another of 4 turns",
+    ),
 }
-UNBUILT = {"QwenImageEditPlusPipeline", "KandinskyV22ControlnetPipeline"}
-"""Whose tiny models do not run; the table of the documentation says why."""
+FIRST_REFUSED = {*list(REFUSED)[:5]}
+UNBUILT = {"BriaFiboEditPipeline", "EasyAnimateControlPipeline", "VersatileDiffusionDualGuidedPipeline"}
+"""Whose own calls raise, or want prompts that are no text; the table of the documentation says what."""
+ROUNDED = {"ZImageInpaintPipeline", "StableDiffusionInpaintPipelineLegacy", "WanAnimatePipeline"}
+"""Whose output is theirs up to rounding."""
 
 
 def marked(name):
-    return pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    return pytest.param(name, marks=() if name in QUICK | FIRST_REFUSED else pytest.mark.slow)
 
 
 def score(made, prompts):
-    return (made.double().flatten(1, -2) * torch.linspace(-1, 1, made.shape[-1])).mean(dim=(1, 2)) * 100
+    rows = made.double().flatten(1)
+    return (rows * torch.linspace(-1, 1, made.shape[-1]).repeat(rows.shape[1] // made.shape[-1])).mean(dim=1) * 100
 
 
 def small(name, **changes):
@@ -69,7 +88,7 @@ def test_a_replayed_call_is_the_pipelines_own_at_any_level_and_with_any_rows(nam
     pipe, call = small(name)
     denoiser = AnyPipeline(pipe, check=False, **call)
     far = differences(pipe, denoiser._arguments("a cat", 1), denoiser._exchanged, denoiser._layout)
-    assert far.output <= (1e-5 if name == "ZImageInpaintPipeline" else 0)
+    assert far.output <= (1e-5 if name in ROUNDED else 0)
     assert far.shuffled == 0
     assert far.rows < 1e-3 or far.rows == torch.inf  # those that say themselves that rows cannot go together
 
@@ -84,7 +103,22 @@ def test_a_search_of_any_family_runs_its_bill_and_finds_what_differs(name):
     assert all(len(set(step.values[0].tolist())) > 1 for step in found.trace[:-1])
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["AllegroPipeline", "QwenImageLayeredPipeline", "Kandinsky5I2VPipeline"])
+def test_a_pipeline_that_decodes_one_row_at_a_time_is_given_rows_one_by_one(name):
+    """Allegro decodes tiles of one video; layers are dealt to the wrong pictures; Kandinsky's frames share a spread."""
+    pipe, call = small(name)
+    denoiser = AnyPipeline(pipe, **call)
+    assert denoiser._layout is not None
+    x = torch.cat([denoiser._state, denoiser._state.flip(-1)])
+    with suppress(RuntimeError, ValueError):
+        together = AnyPipeline(pipe, check=False, **call).decode(x)
+        assert (together - torch.cat([denoiser.decode(row[None]) for row in x])).abs().max() > 1e-3
+    denoiser.encode(["a cat"])  # checks
+    assert torch.equal(denoiser.decode(x), torch.cat([denoiser.decode(row[None]) for row in x]))
+
+
+@pytest.mark.parametrize("name", [marked(n) for n in REFUSED])
 def test_what_cannot_be_replayed_is_refused_by_name(name):
     pipe, call = small(name)
     with pytest.raises((TypeError, ValueError), match=REFUSED[name]):
@@ -340,9 +374,7 @@ def test_a_pipeline_is_searched_with_every_scheduler_that_diffusers_lets_it_have
     ("kind", "says"),
     [
         ("DDIMInverseScheduler", r"from an image to its noise.*diffusers\.DDIMScheduler\.from_config"),
-        ("IPNDMScheduler", "its marginals are none of .*a DDIM, Euler or flow matching one"),
-        ("CMStochasticIterativeScheduler", "its marginals are none of .*another scheduler"),
-        ("KarrasVeScheduler", "its marginals are none of .*another scheduler"),
+        ("KarrasVeScheduler", "its marginals are none of .*a DDIM, Euler or flow matching one"),
     ],
 )
 def test_a_scheduler_that_cannot_be_searched_is_refused_by_name_with_what_to_do(kind, says):
@@ -372,26 +404,42 @@ def test_a_flows_consistency_steps_are_the_schedulers_own():
     torch.testing.assert_close(made[:, 0, 0], expected, atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=20)
+FLOWS = {
+    "flow": (
+        lambda: diffusers.UniPCMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+        ),
+        "velocity",
+    ),
+    "inverted": (lambda: diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "to the image"),
+    "beyond 1": (diffusers.FlowMatchEulerDiscreteScheduler, "noise"),
+    "IPNDM": (diffusers.IPNDMScheduler, "v"),
+}
+"""Other schedulers whose tables are read, and what their networks say of x = a x_0 + s n."""
+
+
+@settings(max_examples=30)
 @given(
-    eta=st.floats(0.0, 1.0), step=st.integers(0, 4), name=st.sampled_from(["Euler", "DPM++", "UniPC", "DEIS", "flow"])
+    eta=st.floats(0.0, 1.0), step=st.integers(0, 4), name=st.sampled_from(["Euler", "DPM++", "UniPC", "DEIS", *FLOWS])
 )
 def test_the_kernel_keeps_the_marginals_of_the_scheduler(eta, step, name):
     """Of x = a x_0 + s n with the true x_0 a child is a' x_0 + s' n', n' normal: two coefficients square to s'^2."""
-    if name == "flow":
-        scheduler = diffusers.UniPCMultistepScheduler(
-            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
-        )
+    if name in FLOWS:
+        scheduler = FLOWS[name][0]()
     else:
         scheduler = getattr(diffusers, MANY[name][0])(**tiny.SD_BETAS, prediction_type="sample")
-    scheduler.set_timesteps(6)
+    scheduler.set_timesteps(
+        **({"sigmas": [80.0, 20.0, 5.0, 1.0, 0.2, 0.01]} if name == "beyond 1" else {"num_inference_steps": 6})
+    )
     kernel = Tables(Levels(scheduler, list(enumerate(scheduler.timesteps))).settled(), 6, "cpu", eta)
     (a, a_to), (s, s_to) = kernel._a[step : step + 2], kernel._s[step : step + 2]
     one, zero, mean = (torch.tensor([[value]]) for value in (1.0, 0.0, 2.0))
 
     def child(n, noise):
         x = a * mean + s * n
-        return float(kernel.step((x - mean) / s if name == "flow" else mean, step, x, noise))
+        said = {"image": mean, "noise": n, "velocity": (x - mean) / s, "to the image": (mean - x) / s}
+        said["v"] = a * n - s * mean
+        return float(kernel.step(said[FLOWS[name][1] if name in FLOWS else "image"], step, x, noise))
 
     base = child(zero, zero)
     by_n, by_noise = child(one, zero) - base, child(zero, one) - base

@@ -163,7 +163,8 @@ def test_a_reward_of_the_users_own_is_found_by_module_and_name(tmp_path, monkeyp
         (["demo", "--steps", "2", "--n", "2"], ["the smallest dsearch_r costs", "model_calls=4; raise it"]),
     ],
 )
-def test_what_is_wrong_is_named_without_a_traceback(words, names, capsys, tmp_path, monkeypatch):
+def test_what_is_wrong_is_named_without_a_traceback(words, names, capsys, tmp_path, monkeypatch, attack):
+    attack("a command line is wrong; it ends with status 2 and one line that names what is")
     monkeypatch.chdir(tmp_path)  # where no earlier dsearch-out lies
     assert cli.main(words) == 2
     error = capsys.readouterr().err

@@ -264,7 +264,8 @@ def test_differences_are_paired_and_means_are_those_of_the_records(tmp_path):
         assert own.reward.above.high - own.reward.above.low < own.reward.own.high - own.reward.own.low
         assert row(found, "best").reward.above is None
     assert (own.kl, own.seeds, own.kept, own.asked) == (1.5, 4, 3, 3)
-    assert own.bill == {"model_calls": 200, "decodes": 7, "reward_calls": 8} and own.peak_bytes == 4 * 2**20
+    assert own.bill == {"model_calls": 200, "decodes": 7, "reward_calls": 8, "comparisons": 0}
+    assert own.peak_bytes == 4 * 2**20
 
 
 def test_a_constant_changes_no_difference(tmp_path):
@@ -498,7 +499,7 @@ def test_names_never_become_paths_nor_break_tables_or_pictures(tmp_path):
     assert all(re.fullmatch(r"[a-z0-9_.]+", file.name) for file in found.files)
     lines = [line for line in found.table().splitlines() if line.startswith("|")]
     columns = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
-    assert len(columns) == 2 and "<j>" not in found.table()
+    assert len(columns) == 3 and "<j>" not in found.table()
 
 
 def test_objectives_stand_beside_one_another_with_what_watches_each(tmp_path):
@@ -641,7 +642,7 @@ def candidates(trace, step, prompt, pooled):
 def test_a_pools_bill_is_shared_by_its_prompts(truly):
     run, found, _ = truly
     own, bill = row(found, "pool", 0, "red"), next(r["bill"] for r in run.records() if r["method"] == "pool")
-    assert own.bill == {unit: n / 2 for unit, n in bill.items()}
+    assert own.bill == {unit: n / 2 for unit, n in bill.items()} | {"comparisons": 0}
     kept = {(r["seed"], r["prompt"]) for r in run.records() if r["method"] == "pool"}
     assert own.kept == len(kept) / 5 and own.reward.beyond is None
     assert "pool: all prompts share one pool" in found.table()

@@ -67,7 +67,10 @@ KINDS = {  # by file: who writes it, who reads it, and what the reader's errors 
 }
 
 
-def hold(folder, name, count, write, read, source):
+WEIGHTS = "a file of weights is damaged, of another kind, a bomb or a pickle with code; refused by name, no code is run"
+
+
+def hold(attack, folder, name, count, write, read, source):
     """Damages a file in many ways; each loads whole or is refused with the documented error; returns how many were."""
     file, marker = folder / name, folder / "ran"
     write(file)
@@ -76,6 +79,7 @@ def hold(folder, name, count, write, read, source):
     read(file)
     refused = 0
     for i, bad in enumerate(damaged(name, content, tensors, count, marker)):
+        attack(WEIGHTS)
         file.write_bytes(bad)
         try:
             read(file)
@@ -90,27 +94,26 @@ def hold(folder, name, count, write, read, source):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_damaged_weights_give_the_documented_error(name, tmp_path):
-    assert hold(tmp_path, name, 12, *KINDS[name]) >= 6
+def test_damaged_weights_give_the_documented_error(name, tmp_path, attack):
+    assert hold(attack, tmp_path, name, 12, *KINDS[name]) >= 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
-def test_damaged_weights_give_the_documented_error_in_hundreds_of_ways(name, tmp_path):
-    assert hold(tmp_path, name, 100, *KINDS[name]) >= 60
+def test_damaged_weights_give_the_documented_error_in_hundreds_of_ways(name, tmp_path, attack):
+    assert hold(attack, tmp_path, name, 100, *KINDS[name]) >= 60
 
 
 @pytest.mark.slow
-def test_damaged_weights_of_image_reward_give_the_documented_error(tmp_path):
+def test_damaged_weights_of_image_reward_give_the_documented_error(tmp_path, attack):
     ir._save_tiny(tmp_path)
     weights = read_weights(tmp_path / ir.FILE, [], "")
 
     def read(file):
         return ImageReward(file, tmp_path)
 
-    hold(
-        tmp_path, "ImageReward.pt", 40, lambda file: torch.save(weights, file), read, "ImageReward.pt of huggingface.co"
-    )
+    source = "ImageReward.pt of huggingface.co"
+    hold(attack, tmp_path, "ImageReward.pt", 40, lambda file: torch.save(weights, file), read, source)
 
 
 def test_image_reward_makes_nothing_in_sizes_that_its_file_does_not_hold(tmp_path):
@@ -126,7 +129,8 @@ def test_image_reward_makes_nothing_in_sizes_that_its_file_does_not_hold(tmp_pat
 
 
 @pytest.mark.parametrize("how", ["cut", "garbage", "code", "bomb"])
-def test_a_clip_of_broken_weights_is_refused(how, tmp_path):
+def test_a_clip_of_broken_weights_is_refused(how, tmp_path, attack):
+    attack(WEIGHTS)
     _save_tiny(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     marker = tmp_path / "ran"
@@ -142,12 +146,13 @@ def preview(folder):
     return models._preview(Model(str(pipeline_path()), preview=str(folder)), False, torch.float32, "cpu")
 
 
-def hold_previews(folder, count):
+def hold_previews(attack, folder, count):
     shutil.copytree(preview_path(), folder)
     file = folder / "diffusion_pytorch_model.safetensors"
     content, tensors = file.read_bytes(), read_weights(file, [], "")
     refused = 0
     for bad in damaged(file.name, content, tensors, count, folder / "ran"):
+        attack(WEIGHTS)
         file.unlink()  # what an earlier preview has mapped stays
         file.write_bytes(bad)
         try:
@@ -158,13 +163,13 @@ def hold_previews(folder, count):
     return refused
 
 
-def test_a_damaged_preview_is_named(tmp_path):
-    assert hold_previews(tmp_path / "preview", 6) >= 3
+def test_a_damaged_preview_is_named(tmp_path, attack):
+    assert hold_previews(attack, tmp_path / "preview", 6) >= 3
 
 
 @pytest.mark.slow
-def test_a_preview_damaged_in_many_ways_is_named(tmp_path):
-    assert hold_previews(tmp_path / "preview", 60) >= 30
+def test_a_preview_damaged_in_many_ways_is_named(tmp_path, attack):
+    assert hold_previews(attack, tmp_path / "preview", 60) >= 30
 
 
 def test_a_preview_that_lacks_weights_is_refused(tmp_path):

@@ -77,7 +77,8 @@ def damaged(run, part, damage, which=1):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("part", PARTS)
-def test_what_is_damaged_is_named_and_made_again(whole, copy, part, damage, capsys, tmp_path):
+def test_what_is_damaged_is_named_and_made_again(whole, copy, part, damage, capsys, tmp_path, attack):
+    attack("a file of a run is damaged or missing; it is named, refused, and made again to the same bytes")
     unit = damaged(copy, part, damage)
     if (part, damage) in HARMLESS and copy.damage(unit) is None:  # then all that is read is as it was
         assert copy.records() == whole.records() and report(copy, tmp_path / "page.html").exists()
@@ -133,7 +134,8 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("sums", [True, False], ids=["with sums", "without"])
-def test_a_record_cannot_name_a_file_outside(copy, name, sums, tmp_path):
+def test_a_record_cannot_name_a_file_outside(copy, name, sums, tmp_path, attack):
+    attack("a record or a link of a run leads elsewhere; nothing there is read into a page, written or removed")
     unit = copy.units[1]
     file = copy.folder / "units" / unit.name / "records.jsonl"
     lines = [{**record, "image": name} for record in copy.records_of(unit)]
@@ -149,7 +151,8 @@ def test_a_record_cannot_name_a_file_outside(copy, name, sums, tmp_path):
 
 
 @pytest.mark.parametrize("part", [*PARTS, "the unit", "images", "run.json"])
-def test_no_link_is_followed_out_of_a_run(whole, copy, part, tmp_path):
+def test_no_link_is_followed_out_of_a_run(whole, copy, part, tmp_path, attack):
+    attack("a record or a link of a run leads elsewhere; nothing there is read into a page, written or removed")
     unit = copy.units[1]
     folder = copy.folder / "units" / unit.name
     place = {
@@ -224,7 +227,8 @@ def test_a_folder_that_holds_no_run_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("why", ["a reward that fails", "weights that are missing", "no such method"])
-def test_a_run_that_cannot_be_made_leaves_the_one_before_it(copy, why):
+def test_a_run_that_cannot_be_made_leaves_the_one_before_it(copy, why, attack):
+    attack("an overwriting fails, is killed or is stopped at a move; the old run or the new one is whole")
     before = files(copy.folder)
 
     def fails(images, prompts):
@@ -284,10 +288,11 @@ def test_an_overwriting_that_was_killed_is_taken_up_or_begun_anew(copy, tmp_path
     assert files(copy.folder) == alone
 
 
-def test_an_exchange_that_was_stopped_anywhere_is_ended_by_the_next_overwriting(whole, tmp_path, monkeypatch):
+def test_an_exchange_that_was_stopped_anywhere_is_ended_by_the_next_overwriting(whole, tmp_path, monkeypatch, attack):
     other, real, moves = small(seeds=(1,)), Path.rename, []
     alone = runs.run(other, tmp_path / "alone").folder
     for at in range(1, 8):
+        attack("an overwriting fails, is killed or is stopped at a move; the old run or the new one is whole")
         folder = tmp_path / f"{at}"
         shutil.copytree(whole.folder, folder)
         shutil.copytree(alone, folder / runs.NEW)
@@ -401,9 +406,15 @@ except OSError as error:
 """
 
 
-@pytest.mark.parametrize("limit", [50, 300, 600])
-def test_where_no_byte_more_can_be_written_nothing_half_is_left(whole, tmp_path, limit):
+LIMITS = [50, 300, 600, *(pytest.param(limit, marks=pytest.mark.slow) for limit in range(0, 1000, 40))]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_where_no_byte_more_can_be_written_nothing_half_is_left(whole, tmp_path, limit, attack):
     """The limit of a process on the size of files fails a write in its middle, as a full disk does."""
+    attack(
+        "a write fails in its middle, as on a full disk; nothing half is left, and the run goes on to the same bytes"
+    )
     folder, script = tmp_path / "run", FULL.format(tests=str(Path(__file__).parent))
     ended = subprocess.run([sys.executable, "-c", script, str(folder), str(limit)], capture_output=True, text=True)
     assert "File too large" in ended.stdout, ended.stderr

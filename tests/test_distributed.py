@@ -59,7 +59,7 @@ def test_bytes_exchanged_are_the_values_and_the_winners(launched, processes):
     steps, width = 6, 7
     values = -(-width // processes) * 4  # of the largest part
     winner = 2 * (4 + 8 + 8)  # x in float32; the network's output and its posterior mean, float64 in this toy
-    first_and_last = 8 * 3  # both are done by all; the bill is added up
+    first_and_last = 8 * 4  # both are done by all; the bill is added up
     assert launched[processes]["sent"]["one prompt"] == (steps - 1) * (values + winner) + first_and_last
 
 

@@ -226,6 +226,15 @@ def test_scripts_and_targets_that_pages_name_exist(page):
         assert target in targets, f"{page.name}: make {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_tests_that_pages_name_exist(page):
+    for row in page.read_text(encoding="utf-8").splitlines():
+        for file, names in re.findall(r"`(test_\w+\.py)`:((?: `test_\w+`,?)+)", row):
+            there = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            for name in re.findall(r"`(\w+)`", names):
+                assert f"def {name}(" in there, f"{page.name}: {file}: {name}"
+
+
 def test_what_a_page_says_is_held_against_what_is_printed():
     assert agree("bill: 13 calls\n\n  0.7", "bill: 13 calls\n0.8\n") and agree("a ... z", "a b c z")
     assert not agree("bill: 13 calls", "bill: 14 calls") and not agree("line 7", "line 7 and more")

@@ -67,7 +67,7 @@ def test_all_is_kept_that_within_used_to_lose():
     assert within.pool and within.value is method.value and within.reward is other
 
 
-WEIGH = {"fk", "tempered"}  # their lam is in units of the reward
+WEIGH = {"fk", "tempered", "funnel", "pg", "iterref"}  # their lam or alpha is in units of the reward
 
 
 @pytest.mark.parametrize("example", [m for m in METHODS if m.id not in WEIGH])

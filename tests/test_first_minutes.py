@@ -275,7 +275,7 @@ def test_saved_pictures_and_their_record_are_those_of_the_result(tmp_path):
             (entry,) = (entry for entry in record["images"] if entry["file"] == path.name)
             assert (entry["prompt"], entry["rank"]) == (result.prompts[b][k], k)
             assert entry["reward"] == entry["held_out"]["again"] == float(result.rewards[b, k])
-    assert record["bill"] == result.cost.bill._asdict()
+    assert record["bill"] == result.cost.bill.counts()
     names = {path.name for path in (tmp_path / "deep" / "out").iterdir()}
     assert names == {"000-00-cat.png", "000-01-cat.png", "001-00-dog.png", "001-01-dog.png", "result.json"}
 
@@ -587,7 +587,7 @@ def test_a_plain_install_has_what_the_extras_have():
     named = [re.split(r"[<>=]", need)[0] for need in project["dependencies"]]
     assert set(project["dependencies"]) == set(project["dependencies"][:3]) | {*extras["diffusers"], *extras["runs"]}
     assert named[:3] == core and len(named) == len(set(named))
-    modules = {"pillow": "PIL", "pyyaml": "yaml", "open_clip_torch": "open_clip"}
+    modules = {"pillow": "PIL", "pyyaml": "yaml", "open_clip_torch": "open_clip", "imageio-ffmpeg": "imageio_ffmpeg"}
     for extra, libraries in EXTRAS.items():
         brought = {re.split(r"[<>=]", need)[0] for need in extras[extra]}
         assert set(libraries) <= {modules.get(name, name) for name in brought}

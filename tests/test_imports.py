@@ -16,6 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 RANK = {
     "dsearch.core.plan": 0,
     "dsearch.core.contract": 0,
+    "dsearch.core.frames": 0,
     "dsearch.core.errors": 1,
     "dsearch.core.rng": 1,
     "dsearch.core.chunks": 1,

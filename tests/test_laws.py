@@ -37,9 +37,19 @@ def separate(example):
     return method
 
 
+def step_by_step(example):
+    """The method, where all its beams take steps together."""
+    method = example(smooth)
+    if method.program is not None:
+        pytest.skip("it grows a tree, node by node; tests/test_tree.py has its laws")
+    return method
+
+
 def test_methods_are_found():
     named = {"best_of_n", "dsearch", "dsearch_r", "plain", "published", "svdd", "beam", "psp", "fk", "tempered", "code"}
-    assert named | {"rbf", "random_search", "zero_order", "tuned"} <= {method.id for method in METHODS}
+    assert named | {"rbf", "random_search", "zero_order", "tuned", "rerd", "sop", "abcd", "pg"} <= {
+        method.id for method in METHODS
+    }
 
 
 @every_method
@@ -120,7 +130,7 @@ def test_counted_bill_equals_planned_bill_equals_an_independent_count(example, n
     assert counted == result.cost.spent
     assert result.cost.planned == method.bill(num_steps)
     assert result.plan == method.plan(num_steps)
-    if method.expand is None:
+    if not method.decides:
         assert counted == dsearch.Bill().plus(result.cost.bill, groups) and result.cost.bill == result.cost.planned
     else:
         assert not result.cost.bill.exceeds(result.cost.planned)
@@ -146,12 +156,14 @@ class Reordered:
 @few
 @given(seed=SEEDS, data=st.data())
 def test_permuting_the_beams_of_a_group_permutes_the_result(example, seed, data):
-    method = example(smooth)
+    method = step_by_step(example)
     prompts = PROMPTS[:1] if method.pool else PROMPTS  # a pool's beams carry prompts by their position
     recorder, seen = Recorder(dsearch.KeyedRng(seed, tuple(range(len(prompts))))), []
     one = run(method, prompts, rng=recorder, watch=[lambda step, beams: seen.append(beams.x)])
     if {kind for kind, _, _ in recorder.drawn} != {"normal"}:
         pytest.skip("its selector draws")
+    if any(one.plan.away(i) for i in range(one.plan.num_moves)):
+        pytest.skip("its excursions draw for children")
 
     rounds = 1 if method.rounds is None else method.rounds.count
     beams = one.plan.start // rounds
@@ -189,13 +201,16 @@ def test_a_result_is_sorted_and_holds_the_final_reward_of_every_survivor(example
 @few
 @given(seed=SEEDS)
 def test_lineage_replays_the_latents_through_the_recorded_noise(example, seed):
-    method, denoiser = example(smooth), toy.example()
-    if method.rounds is not None and not method.rounds.independent:
+    method, denoiser = step_by_step(example), toy.example()
+    if (method.rounds is not None and not method.rounds.independent) or method.name == "epsilon_greedy":
         pytest.skip("its noise is mixed from that of several rounds")
     recorder = Recorder(dsearch.KeyedRng(seed, (0,) if method.pool else tuple(range(len(PROMPTS)))))
     result = run(method, denoiser=denoiser, rng=recorder)
+    plan = result.plan
+    if any(plan.away(i) for i in range(plan.num_moves)):
+        pytest.skip("a path does not say which of the excursions' rows were whose")
     path, ancestor, cond = result.lineage.path(), result.lineage.ancestor(), denoiser.encode(PROMPTS)
-    assert path.shape == (*result.rewards.shape, denoiser.num_steps)
+    assert path.shape == (*result.rewards.shape, plan.num_moves)
     beams = result.plan.start // (method.rounds.count if method.rounds else 1)
 
     def noise(b, use, step, beam, *child):
@@ -212,23 +227,30 @@ def test_lineage_replays_the_latents_through_the_recorded_noise(example, seed):
         prompt = torch.tensor([PROMPTS.index(result.prompts[b][k])])
         for i, width in enumerate(result.lineage.width):
             beam, child = divmod(path[b, k, i].item(), width)
-            out, x0 = denoiser.predict(x[None], i, cond, prompt)
+            level, to, leg = plan.levels[i], plan.reached[i], f"leg {plan.legs[i]}/" if plan.legs[i] else ""
+            if to < level:
+                z = noise(b, f"{leg}renoise {child}/noise", to, beam, 0)
+                x = denoiser.renoise(x[None, None, None], level, to, z[None, None, None])[0, 0, 0]
+                continue
+            out, x0 = denoiser.predict(x[None], level, cond, prompt)
             pred = dsearch.Prediction(tuple(leaf[None, :, None] for leaf in out), x0[None, :, None])
-            x = denoiser.step(x[None, None, None], pred, i, noise(b, "noise", i, beam, child)[None, None, None])
-            x = x[0, 0, 0]
+            z = noise(b, f"{leg}noise", level, beam, child)[None, None, None]
+            x = denoiser.step(x[None, None, None], pred, level, z)[0, 0, 0]
         assert torch.equal(x, result.latents[b, k])
 
 
 @every_method
 def test_the_trace_has_every_step_s_beams_width_and_values(example):
-    method = example(smooth)
+    method = step_by_step(example)
     result = run(method)
     plan = result.plan
     reach = [1 + sum(w - 1 for w in plan.width[: i + 1]) for i in range(5)] + [1]  # what can have rolled over
-    widths = plan.width if method.expand is None else reach
-    assert [(s.step, s.alive, s.width) for s in result.trace] == [*zip(range(6), plan.alive, widths, strict=True)]
+    widths = reach if method.name == "rbf" else plan.width
+    moves = [*zip(range(plan.num_moves), plan.alive, widths, plan.reached, strict=True)]
+    seen = [(s.step, s.alive, s.width, s.level) for s in result.trace]
+    assert seen == moves
     for i, step in enumerate(result.trace):
-        if plan.score[i] or i == 5:
+        if plan.score[i] or plan.reached[i] == plan.num_steps:
             assert step.values.shape == (len(result.images), plan.alive[i] * widths[i])
             assert not step.values.isnan().any()
             drawn = step.values > -torch.inf
@@ -246,13 +268,14 @@ def test_final_rewards_are_those_of_the_last_trace(example):
 @every_method
 def test_a_watching_function_meets_every_step_of_every_round_with_its_survivors(example):
     met = []
-    method = example(smooth)
+    method = step_by_step(example)
     result = run(method, watch=[lambda step, beams: met.append((step, beams))])
     rounds = 1 if method.rounds is None else method.rounds.count
-    assert [step.step for step, _ in met] == [*range(6)] * rounds
+    assert [step.step for step, _ in met] == [*range(len(result.trace))] * rounds
     for at, (step, beams) in enumerate(met):
         i, whole = step.step, result.trace[step.step]
-        here = slice(at // 6 * step.alive * step.width, (at // 6 + 1) * step.alive * step.width)
+        past = at // len(result.trace) * step.alive * step.width
+        here = slice(past, past + step.alive * step.width)
         assert (step.values is None) == (whole.values is None)
         if step.values is not None:
             assert torch.equal(step.values, whole.values[:, here])  # the rounds stand side by side in the result
@@ -289,7 +312,7 @@ def test_progress_counts_exactly_the_planned_rows(example):
     run(method, progress=Bar, chunks=dsearch.Chunks(network=5))
     (bar,) = bars
     assert bar.total == method.bill(6).model_calls * (1 if method.pool else len(PROMPTS))
-    assert bar.done == bar.total if method.expand is None else bar.done <= bar.total
+    assert bar.done == bar.total if not method.decides else bar.done <= bar.total
     assert not bar.open
 
 
@@ -297,6 +320,7 @@ def test_progress_counts_exactly_the_planned_rows(example):
 @few
 @given(seed=SEEDS)
 def test_a_target_out_of_reach_changes_nothing(example, seed):
+    step_by_step(example)
     assert_same_result(run(example(smooth), seed=seed), run(example(smooth), seed=seed, watch=[dsearch.Target(1.0)]))
 
 
@@ -304,6 +328,7 @@ def test_a_target_out_of_reach_changes_nothing(example, seed):
 @few
 @given(seed=SEEDS, target=st.sampled_from([-4.0, -1.0, -0.2]))
 def test_a_target_saves_rows_and_leaves_each_prompt_to_itself(example, seed, target):
+    step_by_step(example)
     method = separate(example)
     together = run(method, seed=seed, ids=["x", "y"], watch=[dsearch.Target(target)])
     assert not together.cost.spent.exceeds(run(method, seed=seed, ids=["x", "y"]).cost.spent)
@@ -312,7 +337,8 @@ def test_a_target_saves_rows_and_leaves_each_prompt_to_itself(example, seed, tar
             group(run(method, [prompt], seed=seed, ids=[name], watch=[dsearch.Target(target)]), 0),
             group(together, b),
         )
-        if method.rounds is not None:  # where a prompt's rounds end while others go on, its trace has empty places
+        # Where a prompt's rounds or cycles end while others go on, its trace has empty places.
+        if method.rounds is not None or together.plan.route is not None:
             alone, among = (
                 {key: g[key] for key in ("images", "rewards", "latents", "prompts")} for g in (alone, among)
             )
@@ -328,8 +354,8 @@ def test_kl_is_a_number_of_nats_or_absent(example):
     if result.kl is not None:
         assert result.kl.shape == result.rewards.shape and (result.kl >= 0).all()
     assert result.log_w.isfinite().all() and result.log_z.isfinite().all()
-    unknown = {"rbf", "zero_order"}
-    assert (result.kl is None) == (example(smooth).name in unknown)
+    method = example(smooth)
+    assert (result.kl is None) == (method.decides or method.name in {"zero_order", "pg", "iterref", "epsilon_greedy"})
 
 
 @every_method

@@ -185,24 +185,23 @@ def test_a_plan_is_frozen_and_equal_plans_hash_alike(plan):
 
 def brute_force_bill(plan, cost):
     """Walk the run candidate by candidate and count."""
-    model_calls, decodes, reward_calls = plan.start, 0, 0
+    counts = Bill(plan.start)
     alive, steps = plan.start, len(plan.width)
     for i in range(steps):
         for _ in range(alive * plan.width[i]):
             clean = i == steps - 1
-            model_calls += not clean
-            spent = (0, 1, 1) if clean else cost(i + 1, steps) if plan.score[i] else (0, 0, 0)
-            model_calls, decodes, reward_calls = (
-                a + b for a, b in zip((model_calls, decodes, reward_calls), spent, strict=True)
+            spent = Bill(0, 1, 1) if clean else cost(i + 1, steps) if plan.score[i] else Bill()
+            counts = Bill(*(a + b for a, b in zip(counts, spent, strict=True)))._replace(
+                model_calls=counts.model_calls + spent.model_calls + (not clean)
             )
         alive = plan.keep[i]
-    return Bill(model_calls, decodes, reward_calls)
+    return counts
 
 
 @given(plans())
 def test_the_bill_equals_a_brute_force_count(plan):
     assert plan.bill() == brute_force_bill(plan, lambda step, steps: Bill(0, 1, 1))
-    assert (plan.model_calls, plan.decodes, plan.reward_calls) == tuple(plan.bill())
+    assert Bill(plan.model_calls, plan.decodes, plan.reward_calls) == plan.bill()
 
 
 @given(plans())

@@ -95,7 +95,8 @@ def here(tmp_path, monkeypatch):
         (["merge", "old", "--out", "x"], ["old/run.json"]),
     ],
 )
-def test_what_once_was_a_traceback_is_one_line(words, names, here, capsys):
+def test_what_once_was_a_traceback_is_one_line(words, names, here, capsys, attack):
+    attack("a command line is wrong; it ends with status 2 and one line that names what is")
     error = refused(words, capsys)
     assert error.startswith("dsearch: error: ")
     for name in names:
@@ -180,10 +181,11 @@ def damage(whole, folder, i):
     return file
 
 
-def hold(whole, folder, numbers, capsys):
+def hold(attack, whole, folder, numbers, capsys):
     """How many damages `compare` and `report` refused; the others are told as they are, and nothing else happens."""
     refusals = 0
     for i in numbers:
+        attack("a unit is damaged or says something else; report and compare read it or refuse it by name in one line")
         file = damage(whole, folder, i)
         for words in (["report", str(folder)], ["compare", str(folder), "--out", str(folder / "table")]):
             status, error = cli.main(words), capsys.readouterr().err
@@ -195,11 +197,11 @@ def hold(whole, folder, numbers, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_damaged_unit_is_named_by_report_and_compare(whole, tmp_path, capsys):
-    assert hold(whole, tmp_path / "run", range(8), capsys) > 0
+def test_a_damaged_unit_is_named_by_report_and_compare(whole, tmp_path, capsys, attack):
+    assert hold(attack, whole, tmp_path / "run", range(8), capsys) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_unit_damaged_in_hundreds_of_ways_is_named_by_report_and_compare(whole, tmp_path, capsys):
-    assert hold(whole, tmp_path / "run", range(8, 158), capsys) > 50
+def test_a_unit_damaged_in_hundreds_of_ways_is_named_by_report_and_compare(whole, tmp_path, capsys, attack):
+    assert hold(attack, whole, tmp_path / "run", range(8, 158), capsys) > 50

@@ -46,6 +46,8 @@ METHODS = {
     "FK </b>": Named("fk", {"particles": 4, "lam": 60.0, "every": 2}),
     "RBF": Named("rbf", {"width": 3, "beams": 2}),
     "rounds": Named("random_search", {"candidates": 2, "rounds": 3}),
+    "RERD": Named("rerd", {"width": 2, "beams": 2, "cycles": 2, "edit": 0.5}),
+    "ABCD": Named("abcd", {"n": 3, "keep": 2, "cycles": 2, "levels": [0.3, 0.7]}),
     "pool": Named("published", {"bs": 6, "duplicate_size": 2, "oversamplerate": 2, "drop_schedule": "linear"}),
 }
 
@@ -231,7 +233,7 @@ def test_curves_and_tables_are_those_of_the_records(run, text):
         assert cell["rewards"]["rejected"] == {"bright": 0, "judge": 0} and cell["curve"][-1][4] == 0
         assert cell["curve"][-1][1:4] == pytest.approx(cell["rewards"]["means"]["bright"], abs=1e-5)
         share = len(HOSTILE) if method == "pool" else 1
-        assert cell["bill"]["planned"] == [n / share for n in records[0]["planned"].values()]
+        assert cell["bill"]["planned"] == [*(n / share for n in records[0]["planned"].values()), 0]
         units = {r["unit"] for r in records}
         spent = sum(time["seconds"] for unit, time in run.timings().items() if unit in units)
         assert cell["bill"]["seconds"] == pytest.approx(spent)
@@ -614,6 +616,26 @@ def test_hostile_prompts_are_read_and_not_run(shown):
     )
     assert "&lt;/script&gt;" in options
     assert shown.execute_script("return document.getElementById('title').textContent") == 'a "run" & <b>'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_whatever_is_clicked_no_prompt_runs(shown, method, attack):
+    choose(shown, "Method", method)
+    show_all(shown)
+    clicked = shown.execute_script(
+        """let n = 0;
+        const places = "button, summary, .node, figure, td, th, img, label, select, h1, h2";
+        for (const each of document.querySelectorAll(places)) {
+          each.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true}));
+          each.dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
+          n += 1;
+        }
+        return n;"""
+    )
+    for _ in range(clicked):
+        attack("a place of a report of hostile prompts is clicked; no script of theirs runs")
+    assert clicked > 50 and shown.execute_script("return window.hacked === undefined")
 
 
 def test_the_page_asks_for_nothing_but_its_own_pictures(shown):

@@ -150,7 +150,8 @@ def test_a_run_goes_on_from_any_set_of_finished_units_to_the_same_bytes(whole, t
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background was told to ignore it
 sys.path[:0] = [{tests!r}]
 import torch
 torch.set_num_threads(1)
@@ -169,16 +170,19 @@ def started(folder):
     )
 
 
-def test_killed_at_many_moments_it_ends_with_the_same_bytes(whole, tmp_path):
-    folder, draw = tmp_path / "run", random.Random(0)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
+def test_killed_at_many_moments_it_ends_with_the_same_bytes(whole, tmp_path, seed, attack):
+    folder, draw = tmp_path / "run", random.Random(seed)
     for kill in range(6):
+        number = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[(kill + seed) % 3]
+        attack(f"a process gets {number.name} at a random moment; the run then goes on to the same bytes")
         process = started(folder)
         for _ in range(draw.randint(1 + (kill > 0), 4)):  # lines: ready, what is there, and one a finished unit
             process.stdout.readline()
         time.sleep(draw.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(number)
         process.wait()
-        assert process.returncode == -signal.SIGKILL
+        assert process.returncode == -number or (number, process.returncode) == (signal.SIGINT, 1)
     assert 0 < len(Run.open(folder).finished) < 24
     process = started(folder)
     assert process.communicate()[0].endswith("whole\n")
@@ -190,7 +194,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_stopped_at_any_write_it_ends_with_the_same_bytes(tmp_path, monkeypatch, half):
+def test_stopped_at_any_write_it_ends_with_the_same_bytes(tmp_path, monkeypatch, half, attack):
     experiment, writes, stop = toy(seeds=(0,), budgets=({"model_calls": 12},), batch=3), [], [-1]
 
     def stopping(real):
@@ -210,6 +214,7 @@ def test_stopped_at_any_write_it_ends_with_the_same_bytes(tmp_path, monkeypatch,
     total = len(writes)
     assert total > 20
     for at in range(1, total + 1):
+        attack("a process ends before or within each of its writes; the run then goes on to the same bytes")
         writes.clear()
         stop[0] = at
         with pytest.raises(Killed):
@@ -292,7 +297,11 @@ def test_what_cannot_be_loaded_leaves_no_run(tmp_path):
     experiment = toy(rewards={"hps": Named("hps", {"weights": "no.pt"})}, budgets=({},))
     with pytest.raises(ExperimentError, match=r"rewards\.hps: .*no\.pt"):
         runs.run(experiment, tmp_path / "run")
-    assert not (tmp_path / "run" / "run.json").exists()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "own").mkdir()
+    with pytest.raises(ExperimentError, match=r"rewards\.hps: .*no\.pt"):
+        runs.run(experiment, tmp_path / "own")
+    assert (tmp_path / "own").is_dir() and not (tmp_path / "own" / "run.json").exists()
 
 
 def test_thumbnails_are_kept_as_strips_of_all_candidates(tmp_path):

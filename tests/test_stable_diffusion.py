@@ -101,6 +101,27 @@ def test_one_child_a_step_is_the_pipeline_bit_for_bit(settings, guidance):
     assert torch.equal(result.latents[:, 0], latents)
 
 
+def test_embeddings_of_ones_own_are_the_pipelines_prompt_embeds_bit_for_bit():
+    """Weighted words: an `encode` of one's own is what `pipe(prompt_embeds=...)` is."""
+    pipe = tiny.pipeline()
+    with torch.no_grad():
+        text, without = pipe.encode_prompt(PROMPTS, "cpu", 1, True)
+    weighted = text * torch.linspace(0.5, 1.5, text.shape[1])[None, :, None]
+
+    class Weighted(StableDiffusion):
+        def encode(self, prompts):
+            assert prompts == PROMPTS
+            return weighted, without
+
+    noise = recorded(5, len(PROMPTS))
+    result = dsearch.search(
+        Weighted(pipe, num_inference_steps=5), dsearch.methods.plain(tiny.contrast, 1), PROMPTS, rng=noise
+    )
+    images = by_pipeline(pipe, None, 5, prompt_embeds=weighted, negative_prompt_embeds=without)
+    assert (result.images[:, 0] - images).abs().max() == 0.0
+    assert not torch.equal(images, by_pipeline(pipe, PROMPTS, 5))
+
+
 def test_these_schedulers_really_differ():
     latents = [by_pipeline(tiny.pipeline(**each), ["cat"], 5, output="latent") for each in FAITHFUL.values()]
     for i, one in enumerate(latents):

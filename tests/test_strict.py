@@ -30,6 +30,9 @@ from dsearch.report import report
 LEAST = "prompts: [cat]\nrewards: {size: %s}\nmethods: {m: %s}\nmodels: {m: %s}\n%s"
 
 
+EXPERIMENTS = "an experiment file is wrong or damaged; refused with its line in one line, before anything is loaded"
+
+
 def file(size="compressibility", m="svdd", model="{pipeline: box, steps: 4}", rest=""):
     return LEAST % (size, m, model, rest)
 
@@ -98,7 +101,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("text", "line", "told"), WRONG, ids=range(len(WRONG)))
-def test_what_cannot_work_is_refused_with_its_line_before_anything_is_loaded(text, line, told, monkeypatch):
+def test_what_cannot_work_is_refused_with_its_line_before_anything_is_loaded(text, line, told, monkeypatch, attack):
+    attack(EXPERIMENTS)
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", None)
     with pytest.raises(ExperimentError) as error:
         Workshop(parse(text, "e.yaml")).check()
@@ -283,10 +287,11 @@ def test_neither_compare_nor_report_runs_what_a_run_names(tmp_path, monkeypatch)
     assert not (tmp_path / "ran").exists() and not calls and "foreign_module" not in sys.modules
 
 
-def escapes(n, seed):
+def escapes(attack, n, seed):
     """Of `n` damaged files: those that are neither an experiment nor an ExperimentError with the file's name."""
     found, refused = [], 0
     for text in fuzz.mutations(fuzz.WHOLE, n, seed):
+        attack(EXPERIMENTS)
         try:
             Workshop(parse(text, "e.yaml")).check()
         except ExperimentError as error:
@@ -298,16 +303,16 @@ def escapes(n, seed):
     return found, refused
 
 
-def test_a_damaged_file_is_an_experiment_or_is_refused_with_its_place():
+def test_a_damaged_file_is_an_experiment_or_is_refused_with_its_place(attack):
     assert Workshop(parse(fuzz.WHOLE)).check() is None
-    found, refused = escapes(150, seed=0)
+    found, refused = escapes(attack, 150, seed=0)
     assert not found, found[0]
     assert refused > 75
 
 
 @pytest.mark.slow
-def test_a_file_damaged_in_1500_ways_is_an_experiment_or_is_refused_with_its_place():
-    found, refused = escapes(1500, seed=1)
+def test_a_file_damaged_in_1500_ways_is_an_experiment_or_is_refused_with_its_place(attack):
+    found, refused = escapes(attack, 1500, seed=1)
     assert not found, found[0]
     assert refused > 750
 

@@ -11,6 +11,7 @@ from strategies import Counted
 from dsearch import Budget, cli, methods, studies
 from dsearch.adapters import toy
 from dsearch.compare import compare
+from dsearch.compare.anchors import ANCHORS
 from dsearch.experiments import build, runs
 from dsearch.experiments.experiment import ExperimentError, Named
 from dsearch.experiments.folder import Run
@@ -150,6 +151,13 @@ def test_search_raises_the_reward_while_the_others_watch(told):
         (["reproduce", "aesthetic", "--aesthetic-head", "x.pth"], ["--aesthetic-clip"]),
         (["reproduce", "hps", "--hps-prompts", "no.txt"], ["no.txt", "one prompt a line"]),
         (["reproduce", "hps", "--hps", "no.pt", "--hps-prompts", __file__], ["no.pt"]),
+        (["reproduce", "psp", "--model", "a/b"], ["psp needs its weights: --image-reward FILE"]),
+        (["reproduce", "psp", "--image-reward", "no.pt"], ["no.pt", "ImageReward.pt of huggingface.co"]),
+        (
+            ["reproduce", "psp", "--geneval-prompts", "no.jsonl"],
+            ["no prompts at no.jsonl", "evaluation_metadata.jsonl"],
+        ),
+        (["reproduce", "psp", "--geneval-prompts", __file__], ["553"]),
     ],
 )
 def test_the_command_names_what_is_wrong(words, names, capsys, tmp_path):
@@ -166,6 +174,28 @@ def test_prompts_of_their_own_make_an_experiment_of_its_own(tmp_path, capsys):
     run = Run.open(tmp_path / "out" / "hps")
     assert run.complete and run.experiment.prompts == ("panda", "cat") and run.experiment.objectives == ("hps",)
     assert (run.folder / "table.md").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_matched_table_of_psp_is_one_command(tmp_path, capsys):
+    words = ["reproduce", "psp", *QUICK, "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    run = Run.open(tmp_path / "out")
+    assert run.complete and run.experiment.objectives == ("ImageReward",) and run.experiment.held_out == ("HPS",)
+    assert list(run.experiment.methods) == ["base", "best-of-4", "FK", "DSearch", "SVDD", "RBF", "PSP"]
+    said = capsys.readouterr().out
+    assert "| AUC of" not in said and "published" not in said  # nothing was published of the model in the box
+    bills = {r["method"]: r["bill"]["model_calls"] for r in run.records()}
+    assert bills["base"] == 4 * 4  # four images, whose mean counts
+    assert all(0.6 * 16 < bill <= 16 for name, bill in bills.items() if name != "RBF") and bills["RBF"] <= 16
+
+
+def test_on_the_published_model_psp_is_searched_as_published():
+    study = load("psp")
+    (model,) = study.models.values()
+    assert model.num_steps == 64 and study.budgets[-1] == {"model_calls": 4 * 64}
+    figures = next(a for a in ANCHORS if a.measure == "ImageReward").values
+    assert set(study.methods) == set(figures) - {"BFS"}
 
 
 # The demonstration

@@ -60,7 +60,8 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_a_file_that_is_not_utf_8_is_refused_by_name_with_the_remedy(tmp_path, kind):
+def test_a_file_that_is_not_utf_8_is_refused_by_name_with_the_remedy(tmp_path, kind, attack):
+    attack("a file of prompts is no UTF-8 or empty; refused by name, with the remedy")
     content, says = OTHERS[kind]
     (tmp_path / "p.txt").write_bytes(content)
     with pytest.raises(ValueError, match=rf"p\.txt.*{says}|p\.txt{says}"):

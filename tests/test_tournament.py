@@ -207,7 +207,7 @@ def test_images_are_ranked_by_a_judge_of_pairs(chunk):
 
     outcome = tournament(compare, bradley_terry(), chunk=chunk)(images, torch.zeros(2, 5), prompts)
     assert torch.equal(outcome.order, images.mean(dim=(2, 3, 4)).argsort(dim=1, descending=True))
-    assert seen.count("cat") == seen.count("dog") == 10
+    assert seen.count("cat") == seen.count("dog") == 20  # both orders
 
 
 def test_games_are_asked_apart():
@@ -215,10 +215,11 @@ def test_games_are_asked_apart():
 
     def compare(first, second, texts, game):
         games.append(game)
-        return torch.full((len(texts),), float(game == 0))
+        better = (first.mean((1, 2, 3)) > second.mean((1, 2, 3))).float()
+        return better if game == 0 else 1 - better
 
-    tournament(compare, elimination(3))(torch.rand(1, 2, 3, 4, 4), torch.zeros(1, 2), [["cat"] * 2])
-    assert games == [0, 1, 2]
+    outcome = tournament(compare, elimination(3))(torch.rand(1, 2, 3, 4, 4), torch.zeros(1, 2), [["cat"] * 2])
+    assert games == [0, 0, 1, 1, 2, 2] and outcome.comparisons.tolist() == [3]
 
 
 def test_an_object_that_compares_is_a_judge():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from ._replay import Layout, Replay, capture, copied_pipe, fresh, schedulers, seeded, tensors
 
-__all__ = ["Differences", "checked", "differences"]
+__all__ = ["Differences", "Together", "checked", "differences"]
 
 _STEPS = 3
 _BOUND = {torch.float16: 0.05, torch.bfloat16: 0.2}  # of a standard deviation; batched rows round differently
-_CHECKED: dict[Any, bool] = {}
+_CHECKED: dict[Any, Together] = {}
 
 
 class Differences(NamedTuple):
@@ -25,11 +26,20 @@ class Differences(NamedTuple):
         output: of what the pipeline returns, all levels in order.
         shuffled: of the network's output, levels asked again in another order.
         rows: of the network's output, rows together and one by one; infinite where they cannot go together.
+        decoded: of what the pipeline returns, rows together and one by one; infinite where they cannot go together.
     """
 
     output: float
     shuffled: float
     rows: float
+    decoded: float
+
+
+class Together(NamedTuple):
+    """Whether rows of a pipeline go together: through the turns of its loop, and through what follows the loop."""
+
+    turns: bool
+    tails: bool
 
 
 @torch.no_grad()
@@ -48,11 +58,22 @@ def differences(
     def drawing() -> dict[str, Any]:
         return {**call, **({"generator": fresh(call["generator"])} if "generator" in call else {})}
 
-    device = pipe._execution_device
-    with seeded(device):
+    with seeded(pipe._execution_device):
         own = tensors(copied_pipe(pipe, exchanged)(**drawing())[0])
-    with seeded(device):
-        calls = Replay([capture(pipe, drawing(), exchanged)], layout)
+    try:
+        return _replayed(pipe, drawing(), exchanged, layout, own)
+    except (LookupError, NameError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{type(pipe).__name__} is not replayed as it runs: asked for a level again, its own lines raise "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _replayed(
+    pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any], layout: Layout | None, own: Tensor
+) -> Differences:
+    with seeded(pipe._execution_device):
+        calls = Replay([capture(pipe, call, exchanged)], layout)
         x, asked = calls.frames[0].values[calls.source.state], []
         for level in range(len(calls.items)):
             step = calls.turn(x, level, [0])
@@ -62,19 +83,22 @@ def differences(
         output = _far(own, tensors(calls.tail(x)[0]))
     again = [(level, *asked[level]) for level in _shuffled(len(asked))]
     shuffled = max(_far(out, calls.turn(x, level, [0]).out) for level, x, out in again)
-    rows = torch.inf
+    rows = decoded = torch.inf
     if layout is not None:
         level = len(asked) // 2
         xs = torch.cat([x for x, _ in asked])
         one_by_one = torch.cat([calls.turn(x[None], level, [0]).out for x in xs])
-        try:
+        # Shapes that do not meet: it cannot take them together.
+        with suppress(RuntimeError, ValueError, IndexError):
             rows = _far(one_by_one, calls.turn(xs, level, [0] * len(xs)).out)
-        except (RuntimeError, ValueError, IndexError):  # shapes that do not meet: it cannot take them together
-            rows = torch.inf
-    return Differences(output, shuffled, rows)
+        xs = torch.cat([x, asked[0][0]])
+        with suppress(RuntimeError, ValueError, IndexError):
+            apart = torch.cat([tensors(calls.tail(x[None])[0]) for x in xs])
+            decoded = _far(apart, tensors(calls.tail(xs)[0]))
+    return Differences(output, shuffled, rows, decoded)
 
 
-def checked(pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any], layout: Layout | None) -> bool:
+def checked(pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any], layout: Layout | None) -> Together:
     """Whether rows of the pipeline can go together; asked once for each class, scheduler, precision and device.
 
     Raises:
@@ -94,7 +118,7 @@ def checked(pipe: Any, call: Mapping[str, Any], exchanged: Mapping[str, Any], la
                     f"{type(pipe).__name__} is not replayed as it runs: {what} by {far:.2g} standard deviations, more "
                     f"than {bound}; report it, or pass check=False if you know why"
                 )
-        _CHECKED[key] = found.rows <= bound
+        _CHECKED[key] = Together(found.rows <= bound, found.decoded <= bound)
     return _CHECKED[key]
 
 

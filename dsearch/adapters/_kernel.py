@@ -10,12 +10,14 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ._marginals import marginals, noised
 from ._noise import Noise, noise_of
 
 __all__ = ["Kernel", "kernel", "steps_itself"]
@@ -69,6 +71,24 @@ class Kernel:
     def deterministic(self, out: Tensor, i: int, x: Tensor) -> Tensor:
         """The step without noise, where the scheduler has one."""
         return self._apart(lambda out, x: self._still(out, i, x), out, x)
+
+    def renoise(self, x: Tensor, level: int, to: int, noise: Tensor) -> Tensor:
+        """The forward kernel q(x_to | x_level) of the scheduler's marginals.
+
+        Raises:
+            ValueError: for a scheduler that does not tell them.
+        """
+        here, there = self._marginals[level], self._marginals[to]
+        return noised(x.float(), noise.float(), here, there).to(x.dtype)
+
+    @cached_property
+    def _marginals(self) -> list[tuple[float, float]]:
+        """(a, s) of each level and of what the last step makes."""
+        _, a, s = marginals(self.scheduler, self.timesteps)
+        if type(self.scheduler).__name__ == "DDIMScheduler":  # without set_alpha_to_one it ends a little short of clean
+            final = float(self.scheduler.final_alpha_cumprod)
+            a[-1], s[-1] = final**0.5, (1 - final) ** 0.5
+        return list(zip(a, s, strict=True))
 
     def _step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
         raise NotImplementedError
@@ -136,7 +156,10 @@ class _Drawing(Kernel):
         if self._sibling is not None:
             return self._sibling.step(out, self._t[i], x).pred_original_sample
         said = self._stepped(out, i, x, torch.zeros_like(x))
-        return said.denoised if hasattr(said, "denoised") else said.pred_original_sample
+        for name in ("denoised", "pred_original_sample"):
+            if hasattr(said, name):
+                return getattr(said, name)
+        return said.prev_sample  # of a consistency model: x_0 and noise
 
     def _step(self, out: Tensor, i: int, x: Tensor, noise: Tensor) -> Tensor:
         return self._stepped(out, i, x, noise).prev_sample

@@ -77,6 +77,10 @@ class Latent:
         """The scheduler's step without noise, for deterministic lookahead; broadcasts like `step`."""
         return self.kernel.deterministic(pred.out, step, x)
 
+    def renoise(self, x: Tensor, level: int, to: int, noise: Tensor) -> Tensor:
+        """The scheduler's forward kernel q(x_to | x_level); broadcasts like `step`."""
+        return self.kernel.renoise(x, level, to, noise)
+
     def decode(self, x0: Tensor) -> Tensor:
         """`[R, ...]` -> images `[R, 3, H, W]` in [0, 1], float32."""
         return self._decoded(self.pipe.vae, x0, self._vae_dtype)

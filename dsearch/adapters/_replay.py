@@ -384,7 +384,8 @@ def _set_processors(pipe: Any, to: Mapping[str, dict[str, Any]], now: Mapping[st
 def tensors(made: Any) -> Tensor:
     """A pipeline's pictures, videos or sounds, as float32 tensors with the channels before the sides."""
     if isinstance(made, Tensor):
-        return made.float()
+        channels_first = made.ndim == 5 and made.shape[1] == 3 != made.shape[2]  # some say [R, 3, F, H, W]
+        return made.float().transpose(1, 2) if channels_first else made.float()
     if isinstance(made, np.ndarray):
         values = torch.from_numpy(made).float()
         return values.movedim(-1, -3) if values.ndim >= 4 else values

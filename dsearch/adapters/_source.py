@@ -59,8 +59,8 @@ class Source:
     """The pieces of one pipeline class.
 
     Attributes:
-        names: the globals of its module, and ours.
-        prepare: `__call__` up to its loop, where it raises `Left`.
+        module: the globals of its module, as they are now and will be.
+        entry: globals -> `__call__` up to its loop, where it raises `Left`.
         turn: a turn of the loop up to the step, where it raises `Asked`.
         rest: for each place that steps, the rest of the turn, from the step's answer on.
         tail: what follows the loop; it raises `Returned`.
@@ -74,8 +74,8 @@ class Source:
         around: what loops around the loop iterate over, which must come to a single turn.
     """
 
-    names: dict[str, Any]
-    prepare: Callable[..., Any]
+    module: dict[str, Any]
+    entry: Callable[[dict[str, Any]], Callable[..., Any]]
     turn: CodeType
     rest: tuple[CodeType, ...]
     tail: CodeType
@@ -87,6 +87,16 @@ class Source:
     tail_reads: frozenset[str]
     schedulers: tuple[str, ...]
     around: tuple[CodeType, ...]
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The globals of its module, and ours."""
+        return {**self.module, **_OURS}
+
+    @property
+    def prepare(self) -> Callable[..., Any]:
+        """`__call__` up to its loop, where it raises `Left`."""
+        return self.entry(self.names)
 
 
 def read(kind: type) -> Source:
@@ -129,10 +139,9 @@ def _read(kind: Any) -> Source:
     targets = _stored([loop.target])
     carried = _read_first(loop.body, targets) & made
     state = _state(kind, steps, places, carried)
-    names = {**function.__globals__, **_OURS}
     return Source(
-        names=names,
-        prepare=_prepare(function, tree, loop, code, names),
+        module=function.__globals__,
+        entry=_entry(function, tree, loop, code),
         turn=turn(loop.body, None),
         rest=tuple(turn(rest, step) for rest, step in zip(rests, steps, strict=True)),
         tail=code([_once(ast.Name("_", ast.Store()), [_Returns().visit(copy.deepcopy(each)) for each in tail])]),
@@ -253,7 +262,11 @@ _OURS["_dsearch_raise"] = _raise
 
 
 class _Returns(ast.NodeTransformer):
-    """`return x` -> `raise Returned(x)`, but in functions of their own."""
+    """`return x` -> `raise Returned(x)`, but in functions of their own; what a turn made is not there to delete."""
+
+    def visit_Delete(self, node: ast.Delete) -> ast.AST:
+        named = all(isinstance(target, ast.Name | ast.Tuple) for target in node.targets)
+        return ast.copy_location(ast.Pass(), node) if named else node
 
     def visit_Return(self, node: ast.Return) -> ast.AST:
         value = ast.Call(ast.Name(_RETURNED, ast.Load()), [] if node.value is None else [node.value], [])
@@ -263,13 +276,9 @@ class _Returns(ast.NodeTransformer):
         return node
 
 
-def _prepare(
-    function: Any,
-    tree: ast.FunctionDef,
-    loop: ast.For,
-    code: Callable[[list[ast.stmt]], CodeType],
-    names: dict[str, Any],
-) -> Callable[..., Any]:
+def _entry(
+    function: Any, tree: ast.FunctionDef, loop: ast.For, code: Callable[[list[ast.stmt]], CodeType]
+) -> Callable[[dict[str, Any]], Callable[..., Any]]:
     """`__call__` with `raise Left(locals(), what the loop iterates over)` in the place of its loop."""
     seen = ast.Call(ast.Name("locals", ast.Load()), [], [])
     left = ast.copy_location(ast.Raise(ast.Call(ast.Name(_LEFT, ast.Load()), [seen, loop.iter], [])), loop)
@@ -282,8 +291,12 @@ def _prepare(
     changed.decorator_list = []
     module = code([changed])
     made = next(each for each in module.co_consts if isinstance(each, CodeType) and each.co_name == tree.name)
-    prepare = FunctionType(made, names, function.__name__, function.__defaults__)
-    prepare.__kwdefaults__ = function.__kwdefaults__
+
+    def prepare(names: dict[str, Any]) -> Callable[..., Any]:
+        entry = FunctionType(made, names, function.__name__, function.__defaults__)
+        entry.__kwdefaults__ = function.__kwdefaults__
+        return entry
+
     return prepare
 
 

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ..core.rng import move
 from ._kernel import Kernel, _Drawing, kernel, no_flow
+from ._marginals import FLOWS, beyond, marginals
 from ._noise import Noise, noise_of
 
 __all__ = ["Levels", "exchanged", "kernel_of"]
 
 _OWN = ("DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler")
-_SIGMAS = ("Euler", "Heun", "LMS", "KDPM2", "EDM", "CosineDPM")
 _SECOND_ORDER = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
-_UNKNOWN = ("FlowMap", "VQDiffusion", "IPNDM", "RePaint", "CMStochastic", "KarrasVe", "ScoreSde", "Amused")
-_CONSISTENT = ("SCMScheduler",)
+_UNKNOWN = ("FlowMap", "VQDiffusion", "RePaint", "KarrasVe", "ScoreSde", "Amused")
+_CONSISTENT = ("SCMScheduler", "CMStochasticIterativeScheduler")
 _FIRST_ORDER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler")
 
 
@@ -90,7 +90,9 @@ def exchanged(scheduler: Any) -> Any:
     if name == "PNDMScheduler":
         return diffusers.DDIMScheduler.from_config(scheduler.config, clip_sample=False)
     if name in _SECOND_ORDER:
-        return diffusers.EulerDiscreteScheduler.from_config(scheduler.config)
+        known = scheduler.config.beta_schedule in ("linear", "scaled_linear", "squaredcos_cap_v2")
+        betas = {} if known else {"beta_schedule": "linear", "trained_betas": scheduler.betas.tolist()}
+        return diffusers.EulerDiscreteScheduler.from_config(scheduler.config, **betas)
     if name == "FlowMatchHeunDiscreteScheduler":
         return diffusers.FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
     return None
@@ -129,7 +131,7 @@ def kernel_of(levels: Levels, noise: Noise, device: Any) -> Kernel:
         return Tables(scheduler, n, device, 1.0, Noise("full") if noise.kind == "posterior" else noise)
     if eta == 0 and name in _FIRST_ORDER:
         return _FirstOrder(scheduler, n, device, eta)
-    if name == "FlowMatchEulerDiscreteScheduler":
+    if name == "FlowMatchEulerDiscreteScheduler" and not config.invert_sigmas and not beyond(scheduler):
         return kernel(scheduler, n, device, eta, flow=True, noise=noise.kind)
     if (name in _OWN or draws) and not learned:
         return kernel(scheduler, n, device, eta, noise=noise.kind)
@@ -150,7 +152,7 @@ class Tables(Kernel):
         super().__init__(scheduler, num_steps, device, eta)
         self._kind, self._a, self._s = _tables(scheduler, self.timesteps)
         self._noise = noise_of("posterior", eta) if noise is None else noise
-        if self._noise.kind != "posterior" and self._kind != "flow":
+        if self._noise.kind != "posterior" and self._kind not in FLOWS:
             raise ValueError(no_flow(type(scheduler).__name__, self._noise.kind))
 
     def x0(self, out: Tensor, i: int, x: Tensor) -> Tensor:
@@ -162,6 +164,8 @@ class Tables(Kernel):
             return self.scheduler.precondition_outputs(kept, out, sigma).to(x.dtype)
         if self._kind == "flow":
             mean = kept - s * out
+        elif self._kind == "inverted":
+            mean = kept + s * out
         elif self._kind == "epsilon":
             mean = (kept - s * out) / max(a, 1e-3)
         elif self._kind == "sample":
@@ -200,42 +204,15 @@ class _FirstOrder(Tables):
 
 
 def _tables(scheduler: Any, times: Tensor) -> tuple[str, list[float], list[float]]:
-    """What the network predicts, and (a, s) of each level and the clean end."""
-    name, config = type(scheduler).__name__, scheduler.config
-    kind = config.get("prediction_type") or "epsilon"
-    sigmas = getattr(scheduler, "sigmas", None)
+    """`marginals`, of levels that each are cleaner than the one before."""
+    kind, a, s = marginals(scheduler, times)
     n = len(times)
-    if sigmas is not None:
-        s = torch.as_tensor(sigmas, device="cpu").double().flatten().tolist()
-        s = s[: n + 1] if len(s) > n else [*s, 0.0]
-    if "FlowMatch" in name or config.get("use_flow_sigmas") or kind == "flow_prediction":
-        kind, a = "flow", [1 - each for each in s]
-    elif name.startswith(("EDM", "CosineDPM")):
-        kind, a = "edm", [1.0] * (n + 1)
-    elif name.startswith(_SIGMAS):
-        a = [1.0] * (n + 1)
-    elif "Wuerstchen" in name:
-        left = [float(scheduler._alpha_cumprod(t.float()[None], times.device)) for t in times]
-        kind, a = "epsilon", [*(min(each, 1.0) ** 0.5 for each in left), 1.0]
-        s = [(1 - each * each) ** 0.5 for each in a]
-    elif hasattr(scheduler, "alphas_cumprod"):
-        if sigmas is not None and len(sigmas) == n + 1:  # of the variance-preserving x / sqrt(1 + s^2)
-            a = [(1 + each * each) ** -0.5 for each in s]
-            s = [each * by for each, by in zip(s, a, strict=True)]
-        else:
-            left = [float(scheduler.alphas_cumprod[int(t)]) for t in times]
-            a = [*(each**0.5 for each in left), 1.0]
-            s = [*((1 - each) ** 0.5 for each in left), 0.0]
-    else:
-        raise ValueError(
-            f"{name} has no tables of its noise; give the pipeline a DDIM, Euler or flow matching scheduler"
-        )
-    if kind not in ("flow", "edm", "epsilon", "sample", "v_prediction"):
-        raise ValueError(f"prediction_type={kind!r} of {name} is not supported")
-    noisier = [k for k in range(n) if not s[k + 1] < s[k]]
+    # At the very end some stay where they are: their last step does nothing.
+    noisier = [k for k in range(n) if not (s[k + 1] < s[k] or (k == n - 1 and k and s[k + 1] == s[k]))]
     if noisier:
         raise ValueError(
-            f"{name} goes from noise {s[noisier[0]]:.3g} to {s[noisier[0] + 1]:.3g} at step {noisier[0]}, and a search "
-            "needs each level to be cleaner than the one before; give the pipeline a first-order scheduler"
+            f"{type(scheduler).__name__} goes from noise {s[noisier[0]]:.3g} to {s[noisier[0] + 1]:.3g} at step "
+            f"{noisier[0]}, and a search needs each level to be cleaner than the one before; give the pipeline a "
+            "first-order scheduler"
         )
     return kind, a, s

@@ -101,6 +101,10 @@ class DDPM:
         """The scheduler's step without noise, for deterministic lookahead; broadcasts like `step`."""
         return self.kernel.deterministic(pred.out, step, x)
 
+    def renoise(self, x: Tensor, level: int, to: int, noise: Tensor) -> Tensor:
+        """The scheduler's forward kernel q(x_to | x_level); broadcasts like `step`."""
+        return self.kernel.renoise(x, level, to, noise)
+
     def decode(self, x0: Tensor) -> Tensor:
         """Pixels `[R, C, H, W]` in [-1, 1] -> `[R, C, H, W]` in [0, 1], float32."""
         return (x0.float() / 2 + 0.5).clamp(0, 1)

@@ -127,8 +127,7 @@ class Masked:
         rows = () if given is None else (map_tree(lambda leaf: leaf[prompt_index], given),)
         logits = self._checked(self.token_logits(x.clone(), level, *own(rows)), x, level)
         free = (form == self.mask).sum(-1)
-        # Where rounding would leave a level without a token, it gets one while there are any.
-        left = torch.minimum((free * self._gamma[level]).round().long(), free - 1 - level).clamp(min=0)
+        left = self._hidden(free, level + 1)
         return Prediction((x, logits, left), torch.where(x == self.mask, logits.argmax(-1), x))
 
     def step(self, x: Tensor, pred: Prediction, step: int, noise: Tensor) -> Tensor:
@@ -156,9 +155,33 @@ class Masked:
         x, logits, left = pred.out
         return self._reveal(x, pred.x0, precise(logits).log_softmax(-1).amax(-1), left)
 
+    def renoise(self, x: Tensor, level: int, to: int, noise: Tensor) -> Tensor:
+        """As many masks as a level has, `[..., L]`: all that are there, and more at positions drawn at random.
+
+        With `order="random"` it is the forward kernel q(x_to | x_level); broadcasts like `step`.
+
+        Raises:
+            ValueError: with a template, for which tokens it gave cannot be told from those of the network.
+        """
+        if self.template is not None:
+            raise ValueError(
+                "template=: which tokens it gave cannot be told from those that were drawn, so they cannot be masked "
+                "again; take a method that does not go back in noise, or no template"
+            )
+        rank = torch.where(x == self.mask, torch.inf, noise[..., 0])
+        place = rank.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+        return torch.where(place < self._hidden(torch.tensor(self.length, device=x.device), to), self.mask, x)
+
     def decode(self, x0: Tensor) -> Tensor:
         """The tokens themselves."""
         return x0
+
+    def _hidden(self, free: Tensor, level: int) -> Tensor:
+        """Of so many free positions, those that are masked at a level."""
+        if level == 0:
+            return free
+        # Where rounding would leave a level without a token, it gets one while there are any.
+        return torch.minimum((free * self._gamma[level - 1]).round().long(), free - level).clamp(min=0)
 
     def _reveal(self, x: Tensor, token: Tensor, rank: Tensor, left: Tensor) -> Tensor:
         """Puts tokens where x is masked, the highest ranks first, until `left` masks are left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from torch import Tensor
 from .._precision import warn_if_emulated
 from .._prompts import by_tokenizer, tell
 from ..core.contract import Prediction, Rng, map_tree
+from ..core.frames import evenly
+from ..core.plan import positive
 from ..core.rng import move
 from ._check import checked
 from ._kernel import Kernel, warn_of_clipping
@@ -25,6 +28,8 @@ from ._tables import Tables, exchanged, kernel_of
 __all__ = ["AnyPipeline"]
 
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "batch_size")
+_ANY = "a picture"
+"""The prompt of calls that are asked for shapes only; to some pipelines an empty one means none."""
 OURS: dict[str, str] = {
     "prompt": "give prompts to the search",
     "latents": "a search draws its own start",
@@ -78,6 +83,9 @@ class AnyPipeline:
         noise: of flow models, the kind: `posterior`, `cps`, `flow-sde`, `dance` or `full`, each by default of the eta
             that its source takes (formulas and sources: docs/models.md).
         preview: a cheap decoder for the values of a search, in the place of the pipeline's `vae`: an `AutoencoderTiny`.
+        preview_frames: of videos, how many latent frames the values of a search see, evenly spread; None for all.
+            Where the decoder takes frames by themselves (AnimateDiff) they are those of the video, and where it
+            compresses time (Wan) about those. The video that is returned is decoded in full.
         check: whether, before its first search, a pipeline class is run for a few steps beside its own call, in order
             and at shuffled levels, and refused where they differ. Once a process for each class and scheduler.
         **call: what you would pass to `pipe(...)`, prompt apart: `num_inference_steps`, guidance, images, masks,
@@ -100,10 +108,12 @@ class AnyPipeline:
         eta: float | None = None,
         noise: str = "posterior",
         preview: Any = None,
+        preview_frames: int | None = None,
         check: bool = True,
         **call: Any,
     ) -> None:
         self.pipe, self._cheap, self._check, self._call = pipe, preview, check, call
+        self._few = None if preview_frames is None else positive("preview_frames", preview_frames)
         self._noise = noise_of(noise, eta)
         self.eta = self._noise.eta
         self._source = read(type(pipe))
@@ -111,7 +121,7 @@ class AnyPipeline:
         self._refuse_arguments()
         self._exchanged = {n: new for n, s in schedulers(pipe).items() if (new := exchanged(s)) is not None}
         self._device, draws = pipe._execution_device, Draws()  # asked once: it walks over all modules
-        frame = self._frame(self._arguments("", 1), draws)
+        frame = self._frame(self._arguments(_ANY, 1), draws)
         self._state = self._state_of(frame)
         self._layout = self._grows(frame)
         self._home = Replay([frame], self._layout)
@@ -123,8 +133,11 @@ class AnyPipeline:
         if "vae" in pipe.components and not isinstance(self.kernel, Tables):
             warn_of_clipping(self.kernel.scheduler, stacklevel=3)
         self._shape: tuple[int, ...] = ()  # of a sample as the scheduler sees it, known from the first turn
+        self._decodes_rows = True
         self._growths: dict[str, Growth | None] = {}
         self._turns: dict[int, _Turn] = {}
+        if self._few is not None:
+            self._time, self._places = self._frames_seen(self._few)
 
     # ---- the denoiser ---------------------------------------------------------------------------------------
 
@@ -132,7 +145,7 @@ class AnyPipeline:
         """What of the call depends on the prompt: the prompt. To be overridden where it is embeddings of your own.
 
         A subclass that weighs words, say, returns `{"prompt_embeds": ..., "negative_prompt_embeds": ...}`, of one row
-        each. It is also called with the empty prompt.
+        each. It is also called with a prompt of the adapter's own.
         """
         return {"prompt": prompt}
 
@@ -141,12 +154,15 @@ class AnyPipeline:
         calls = [self._arguments(prompt, 1) for prompt in prompts]
         if "prompt" in calls[0]:
             tell(type(self.pipe).__name__, prompts, self._split)
-        if self._check and not checked(self.pipe, calls[0], self._exchanged, self._layout):
-            self._layout = self._home.layout = None  # rows of one call are not those of several: one by one
+        if self._check:
+            together = checked(self.pipe, calls[0], self._exchanged, self._layout)
+            if not together.turns:
+                self._layout = self._home.layout = None  # rows of one call are not those of several: one by one
+            self._decodes_rows = together.tails
         object.__setattr__(self._home.pipe, "_interrupt", False)
         frames = [self._frame(call) for call in calls]
-        together = Replay(frames, self._layout)
-        return [together] if together.together() else [Replay([frame], self._layout) for frame in frames]
+        whole = Replay(frames, self._layout)
+        return [whole] if whole.together() else [Replay([frame], self._layout) for frame in frames]
 
     def start(self, batch_shape: tuple[int, int], rng: Rng) -> Tensor:
         """Where the pipeline starts, `[B, K, ...]`: pure noise, or a noised image where it is given one."""
@@ -191,17 +207,39 @@ class AnyPipeline:
         out, sample = self._seen(x, pred.out)
         return self._rest(self.kernel.deterministic(out, step, sample), pred.out.left, step)
 
+    def renoise(self, x: Tensor, level: int, to: int, noise: Tensor) -> Tensor:
+        """The forward kernel q(x_to | x_level) of the scheduler's marginals; broadcasts like `step`.
+
+        What the pipeline starts without noise (a given first frame, say) stays as it is.
+
+        Raises:
+            ValueError: where the scheduler steps fewer or more numbers than a sample has.
+        """
+        shape = self._state.shape[1:]
+        if math.prod(self._shape) != shape.numel():
+            raise ValueError(
+                f"{type(self.pipe).__name__} steps {self._shape} of samples {tuple(shape)}, so these cannot be noised "
+                "again; take a method that does not go back in noise"
+            )
+        again = self.kernel.renoise(x, level, to, noise.reshape(*noise.shape[:3], *shape))
+        scale = self._start.scale
+        return torch.where(scale == 0, x, again) if isinstance(scale, Tensor) else again
+
     def decode(self, x0: Tensor) -> Tensor:
         """`[R, ...]` -> the pipeline's own output in [0, 1], float32: `[R, 3, H, W]`, videos `[R, F, 3, H, W]`."""
-        if self._layout is None and len(x0) > 1:
+        if (self._layout is None or not self._decodes_rows) and len(x0) > 1:
             return torch.cat([self.decode(x0[r : r + 1]) for r in range(len(x0))])
         made = tensors(self._home.tail(x0)[0])
+        if len(x0) == 1 and len(made) > 1:  # several pictures of a sample: frames
+            return made[None]
         if len(made) != len(x0):
             raise ValueError(f"{type(self.pipe).__name__} made {len(made)} outputs of {len(x0)} samples")
         return made
 
     def preview(self, x0: Tensor) -> Tensor:
-        """The same with the cheap decoder in the place of the pipeline's `vae`, where one was given."""
+        """The same with the cheap decoder in the place of the pipeline's `vae`, and of few frames, where so asked."""
+        if self._few is not None:
+            x0 = x0.index_select(self._time, move(torch.tensor(self._places, device="cpu"), x0.device))
         if self._cheap is None:
             return self.decode(x0)
         with self._home.lock:
@@ -272,6 +310,8 @@ class AnyPipeline:
             if "prompt" in told and by_list:
                 told = {**told, "prompt": [told["prompt"]] * rows}
             call |= told
+        elif "prompt" in self._parameters and self._parameters["prompt"].default is inspect.Parameter.empty:
+            call["prompt"] = None
         if rows > 1 and not by_list:
             call[next(name for name in _COUNTS if name in self._parameters)] = rows
         call["generator"] = fresh(self._call.get("generator"))
@@ -296,7 +336,7 @@ class AnyPipeline:
         counted = any(name in self._parameters for name in _COUNTS)
         for by_list in [False] * counted + [True] * ("prompt" in self._parameters):
             with suppress(Exception):
-                two = self._frame(self._arguments("", 2, by_list))
+                two = self._frame(self._arguments(_ANY, 2, by_list))
                 self._state_of(two, 2)
                 return Layout.of(one, two)
         return None
@@ -318,7 +358,7 @@ class AnyPipeline:
         return laws[0] if laws else _Start(self._state.float(), 0.0)
 
     def _law_of(self, k: int, noise: Tensor) -> _Start | None:
-        frames = [self._frame(self._arguments("", 1), Draws(k, constant)) for constant in (0.0, 1.0)]
+        frames = [self._frame(self._arguments(_ANY, 1), Draws(k, constant)) for constant in (0.0, 1.0)]
         mean, shifted = (self._state_of(frame).float() for frame in frames)
         scale = shifted - mean
         moved = scale.abs() > 1e-6
@@ -326,6 +366,20 @@ class AnyPipeline:
             return None
         usual = float(scale.median())
         return _Start(mean, usual if bool(((scale - usual).abs() < 1e-4 * abs(usual)).all()) else scale)
+
+    @torch.no_grad()
+    def _frames_seen(self, few: int) -> tuple[int, list[int]]:
+        """The axis of frames in a state, and which of them previews decode: tried on the state at hand."""
+        for axis in (2, 1) if self._state.ndim == 5 else ():
+            places = evenly(few, self._state.shape[axis])
+            part = self._state.index_select(axis, torch.tensor(places, device=self._state.device))
+            with suppress(Exception):  # the channels' axis: its parts are none that a decoder takes
+                if self.decode(part).ndim == 5:
+                    return axis, places
+        raise ValueError(
+            f"preview_frames={few}: {type(self.pipe).__name__} carries {self._source.state} of shape "
+            f"{tuple(self._state.shape)}, which has no axis of frames that its decoder takes in part; leave it None"
+        )
 
     # ---- turns ----------------------------------------------------------------------------------------------
 
@@ -349,6 +403,12 @@ class AnyPipeline:
 
     def _left(self, step: Step, level: int, count: int) -> tuple[Tensor, ...]:
         """What the turn made and its rest reads: tensors of so many rows; all else is kept with the level."""
+        if self._layout is None:  # the turn of a single row: all its tensors are that row's
+            alone = {name: value for name, value in step.needs.items() if isinstance(value, Tensor)}
+            same = {name: value for name, value in step.needs.items() if name not in alone}
+            names = tuple((name, False) for name in alone)
+            self._turns[level] = _Turn(step.place, same, {}, names, len(step.sample) != 1)
+            return tuple(value[None] for value in alone.values())
         if any(name not in self._growths and _may_grow(value) for name, value in step.needs.items()):
             self._growths |= self._learnt(level)
         fixed, numbers, rows, tensors = {}, {}, [], []
@@ -382,6 +442,7 @@ class AnyPipeline:
         needs = dict(turn.fixed) | {name: number * len(flat) for name, number in turn.numbers.items()}
         for (name, several), value in zip(turn.rows, left, strict=True):
             value = value.expand(*batch_shape, *value.shape[len(batch_shape) :]).flatten(0, len(batch_shape) - 1)
+            value = value.clone(memory_format=torch.contiguous_format)  # the turn may write into it
             needs[name] = value.flatten(0, 1) if several else value
         at = self.num_steps - 1 if clean else level
 
@@ -391,7 +452,7 @@ class AnyPipeline:
 
         if self._layout is None:
             each = [
-                rest(flat[r : r + 1], {n: v if n in turn.fixed else v[r : r + 1] for n, v in needs.items()})
+                rest(flat[r : r + 1], {n: v if n in turn.fixed else v[r] for n, v in needs.items()})
                 for r in range(len(flat))
             ]
             return torch.cat(each).unflatten(0, tuple(batch_shape))

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..core.contract import Prediction, Reward, Rng, precise, weight_dtype
 from ..core.plan import positive
 from ..core.rng import move
+from ._marginals import noised
 from .masked import Masked
 
 __all__ = ["GaussianMixture", "Quadratic", "TokenChain"]
@@ -155,6 +156,12 @@ class GaussianMixture:
         a, after = self.alpha[step], self.alpha[step + 1]
         eps = (precise(x) - math.sqrt(a) * pred.x0) / math.sqrt(1 - a)
         return (math.sqrt(after) * pred.x0 + math.sqrt(1 - after) * eps).float()
+
+    def renoise(self, x: Tensor, level: int, to: int, noise: Tensor) -> Tensor:
+        """The exact q(x_to | x_level), by the first D normals of a step's noise; broadcasts like `step`."""
+        (a, _, var), (a_to, _, var_to) = self._path(level), self._path(to)
+        normal = precise(noise[..., : x.shape[-1]])
+        return noised(precise(x), normal, (a, math.sqrt(var)), (a_to, math.sqrt(var_to))).float()
 
     def decode(self, x0: Tensor) -> Tensor:
         """The samples themselves."""

@@ -21,11 +21,15 @@ from ..core.budget import Budget
 from ..core.method import Method, Sized
 from ..core.plan import Bill, positive
 from ..experiments import build
+from ..experiments.document import read
 from ..experiments.experiment import Experiment, Model, Named
 from ..experiments.loading import LOADING
+from ..experiments.naming import as_named
+from ..experiments.prompt_sets import prompt_set
 from ..experiments.quiet import hush
 from ..experiments.reader import load
 from .arguments import parser
+from .plans import plan_lines
 from .terminal import Plain, plain_output
 
 if TYPE_CHECKING:
@@ -92,15 +96,16 @@ def _generate(args: argparse.Namespace) -> None:
         args.reward = "clip"
         if args.model != "box" and args.clip is None:
             raise UsageError("name a --reward: the boxed CLIP knows emoji only (--reward clip takes its --clip DIR)")
-    held_out = tuple(name for name in dict.fromkeys(args.held_out) if name != args.reward)
+    rewards = _rewards(args)
+    args.reward, *held_out = rewards
     budget = _budget(args)
     experiment = Experiment(
         prompts=tuple(args.prompts),
-        rewards={name: _reward(name, args) for name in (args.reward, *held_out)},
+        rewards=rewards,
         methods={args.method: Named(args.method, _options(args))},
         models={_named(args): _model(args)},
         objectives=(args.reward,),
-        held_out=held_out,
+        held_out=tuple(held_out),
         budgets=(budget,),
         seeds=(args.seed,),
         chunks=_chunks(args),
@@ -183,6 +188,15 @@ def _check(args: argparse.Namespace) -> None:
     print(f"{there} of {of} searches are there, all as they were written")
 
 
+def _export(args: argparse.Namespace) -> None:
+    from ..experiments.folder import Run
+    from ..experiments.geneval import export_geneval
+
+    chosen = {name: getattr(args, name) for name in ("method", "objective", "model", "budget")}
+    count = export_geneval(Run.open(args.run_folder).refuse_damage(), args.out, args.geneval, **chosen)
+    print(f"{args.out}: {count} images; python evaluation/evaluate_images.py {args.out} of GenEval reads them")
+
+
 def _report(args: argparse.Namespace) -> None:
     from ..experiments.folder import Run
     from ..report import report
@@ -205,13 +219,8 @@ def _plan(args: argparse.Namespace) -> None:
         raise UsageError("--within seconds=... needs a model to measure; use it with generate")
     method = _sized(build.method(Named(args.method, _options(args)), build.unasked), budget, args.steps)
     plan = method.plan(args.steps)
-    print("steps      beams  children  rows  scored")
-    for (alive, width, score), steps in groupby(
-        range(plan.num_steps), key=lambda i: (plan.alive[i], plan.width[i], plan.score[i])
-    ):
-        run = list(steps)
-        span = f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}"
-        print(f"{span:9} {alive:6} {width:9} {alive * width:5}  {'yes' if score else 'no'}")
+    for line in plan_lines(plan):
+        print(line)
     print(f"ends with {plan.keep[-1]} of {plan.start} beams; {_priced(method, args.steps)}")
     others = _at_the_bill(method, args.steps)
     print(f"\nothers within {method.bill(args.steps).model_calls:,} rows of the network:")
@@ -246,7 +255,7 @@ def _at_the_bill(method: Method, steps: int) -> dict[str, Method]:
 
 
 def _priced(method: Method, steps: int) -> str:
-    counts = ", ".join(f"{n:,} {unit.replace('_', ' ')}" for unit, n in method.bill(steps)._asdict().items())
+    counts = ", ".join(f"{n:,} {unit.replace('_', ' ')}" for unit, n in method.bill(steps).counts().items())
     return f"bill of {'the pool' if method.pool else 'a prompt'}: {counts}"
 
 
@@ -265,11 +274,16 @@ def _demo(args: argparse.Namespace) -> None:
 
 def _reproduce(args: argparse.Namespace) -> None:
     small = args.model == "box" and not args.full
-    study = load("paper-small" if small else "paper", **_changes(args, args.bills))
-    unknown = [name for name in args.experiments if name not in study.objectives]
+    study = load("paper-small" if small else "paper", **_changes(args, args.bills or [5, 20]))
+    unknown = [name for name in args.experiments if name not in (*study.objectives, "psp")]
     if unknown:
-        raise UsageError(f"experiment {unknown[0]!r}: choose among {', '.join(study.objectives)}")
+        raise UsageError(f"experiment {unknown[0]!r}: choose among {', '.join(study.objectives)}, psp")
+    psp = _psp(args) if "psp" in args.experiments else None
     names = tuple(name for name in study.objectives if name in (args.experiments or study.objectives))
+    if psp is not None and not names:
+        build.Workshop(psp).check()
+        _searched_and_compared(psp, args.out)
+        return
     rewards = _published_rewards(args)
     for name in names:
         if name not in rewards:
@@ -280,10 +294,36 @@ def _reproduce(args: argparse.Namespace) -> None:
         others = [name for name in names if name != "hps"]
         own = dataclasses.replace(study.under("hps"), prompts=tuple(_lines(args.hps_prompts)))
         parts = {**({args.out / "animals": study.under(*others)} if others else {}), args.out / "hps": own}
+    if psp is not None:
+        parts = {(out / "animals" if out == args.out else out): part for out, part in parts.items()}
+        parts[args.out / "psp"] = psp
     for part in parts.values():
         build.Workshop(part).check()  # all of them, before any is run
     for out, part in parts.items():
         _searched_and_compared(part, out)
+
+
+def _psp(args: argparse.Namespace) -> Experiment:
+    """The matched table of PSP, with the weights and prompts that are given."""
+    boxed = args.model == "box"
+    if not boxed and args.image_reward is None:
+        raise UsageError("psp needs its weights: --image-reward FILE")
+    if not boxed and args.steps is None:
+        args = argparse.Namespace(**{**vars(args), "steps": 64})
+    changes = _changes(args, args.bills or [4])
+    if args.geneval_prompts is not None:
+        if not args.geneval_prompts.is_file():
+            raise UsageError(f"no prompts at {args.geneval_prompts}; give GenEval's evaluation_metadata.jsonl")
+        changes["prompts"] = list(prompt_set("geneval", args.geneval_prompts))
+    study = load("psp-small" if boxed else "psp", **changes)
+    rewards = dict(study.rewards)
+    if args.image_reward:
+        rewards["ImageReward"] = Named("imagereward", {"weights": args.image_reward, "tokenizer": args.bert})
+    if args.hps:
+        rewards["HPS"] = Named("hps", {"weights": args.hps})
+    return dataclasses.replace(
+        study, rewards=rewards, held_out=tuple(name for name in rewards if name != "ImageReward")
+    )
 
 
 def _published_rewards(args: argparse.Namespace) -> dict[str, Named]:
@@ -381,6 +421,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         if name == "width" and rows < beams:
             raise UsageError(f"--rows-per-step {rows} is below --beams {beams}; raise it")
         options[name] = rows // beams if name == "width" else rows
+    if args.final is not None:
+        options["final"] = read(args.final)[0] if args.final.startswith("{") else args.final
     return options
 
 
@@ -394,8 +436,20 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _rewards(args: argparse.Namespace) -> dict[str, Named]:
+    """The reward that steers, then those that are held out, by name; those of one kind are numbered."""
+    found: dict[str, Named] = {}
+    for text in dict.fromkeys([args.reward, *args.held_out]):
+        named = _reward(text, args)
+        same = sum(name.partition(" ")[0] == named.kind for name in found)
+        found[f"{named.kind} {same + 1}" if same else named.kind] = named
+    return found
+
+
 def _reward(name: str, args: argparse.Namespace) -> Named:
-    """A reward by name, with the weights that the command line gives it."""
+    """A reward by name, with the weights that the command line gives it, or as an experiment's file says it."""
+    if name.startswith("{"):
+        return as_named(read(name)[0])
     kind = name.lower()
     if kind in ("aesthetic", "pickscore") and args.clip is None:
         raise UsageError(f"{name} needs --clip DIR, its CLIP")
@@ -447,6 +501,7 @@ COMMANDS = {
     "run": _run,
     "merge": _merge,
     "check": _check,
+    "export": _export,
     "report": _report,
     "compare": _compare,
     "plan": _plan,

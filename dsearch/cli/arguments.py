@@ -19,6 +19,7 @@ GENERATE = """examples:
   dsearch generate "cat" --method svdd -o temperature=0.1
   dsearch generate "cat" --method beam --within seconds=20     (measured first, then turned into a plan)
   dsearch generate "cat" --reward my_module:my_reward      (any callable (images, prompts) -> [N])
+  dsearch generate "cat" --reward '{kind: weighted, rewards: [clip, colourfulness], weights: [1, 0.001]}'
 """
 PLAN = """examples:
   dsearch plan --method dsearch --steps 50 --beams 5 --rows-per-step 25
@@ -45,6 +46,8 @@ PAPER = """examples:
   dsearch reproduce compressibility --seeds 2 --bills 4
   dsearch reproduce --model stable-diffusion-v1-5/stable-diffusion-v1-5 --aesthetic-clip DIR --aesthetic-head FILE \\
       --hps FILE --hps-prompts FILE --bills 4 16 64
+  dsearch reproduce psp --model stable-diffusion-v1-5/stable-diffusion-v1-5 --image-reward ImageReward.pt \\
+      --bert DIR --hps FILE --geneval-prompts evaluation_metadata.jsonl
 """
 
 
@@ -66,7 +69,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     generate.add_argument("prompts", nargs="+", metavar="PROMPT")
     _add_model(generate)
     _add_method(generate)
-    generate.add_argument("--reward", help="name of a reward, or module:callable (in the box: clip)")
+    generate.add_argument("--reward", help="name of a reward, module:callable, or {kind: NAME, ...} (in the box: clip)")
     generate.add_argument("--clip", metavar="DIR", help="the CLIPModel of clip, aesthetic or pickscore")
     generate.add_argument("--weights", metavar="FILE", help="the checkpoint of hps, or the head of aesthetic")
     generate.add_argument(
@@ -91,6 +94,16 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
 
     check = command("check", "whether a run's searches are as they were written")
     check.add_argument("run_folder", type=Path, metavar="RUN")
+
+    export = command("export", "a run's images in the folders that another program reads")
+    export.add_argument("run_folder", type=Path, metavar="RUN")
+    export.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    export.add_argument(
+        "--geneval", type=Path, metavar="FILE", required=True, help="GenEval's layout, by its evaluation_metadata.jsonl"
+    )
+    for name in ("method", "objective", "model"):
+        export.add_argument(f"--{name}", help="whose images, where the run has several")
+    export.add_argument("--budget", type=int, help="number of the budget, from 0, where the run has several")
 
     report = command("report", "one HTML file that shows what a run's searches did")
     report.add_argument("run_folder", type=Path, metavar="RUN")
@@ -123,13 +136,24 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="folder (default: %(default)s)")
 
     paper = command("reproduce", "the experiments of Li et al. 2025, also at equal bills", PAPER)
-    paper.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="compressibility, aesthetic, hps (all)")
+    paper.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help="compressibility, aesthetic, hps (these three), or psp"
+    )
     _add_model(paper)
     paper.add_argument("--aesthetic-head", type=Path, metavar="FILE", help="LAION's MLP (in the box: colourfulness)")
     paper.add_argument("--aesthetic-clip", metavar="DIR", help="the CLIP ViT-L/14 under it")
     paper.add_argument("--hps", metavar="FILE", help="the HPS v2 checkpoint (in the box: its guide's CLIP score)")
     paper.add_argument("--hps-prompts", type=Path, metavar="FILE", help="prompts of hps, one a line (the animals)")
-    paper.add_argument("--bills", type=int, nargs="+", default=[5, 20], help="in plain samples per prompt")
+    paper.add_argument(
+        "--image-reward", type=Path, metavar="FILE", help="the checkpoint of psp (in the box: its guide)"
+    )
+    paper.add_argument(
+        "--bert", metavar="DIR", default="bert-base-uncased", help="its vocabulary (default: of the local cache)"
+    )
+    paper.add_argument("--geneval-prompts", type=Path, metavar="FILE", help="prompts of psp: evaluation_metadata.jsonl")
+    paper.add_argument(
+        "--bills", type=int, nargs="+", metavar="N", help="in plain samples per prompt (default: 5 20; psp: 4)"
+    )
     paper.add_argument("--seeds", type=int, help="repetitions, at least 2 (default: 3)")
     paper.add_argument("--full", action="store_true", help="the published flags' sizes in the box too: hours")
     paper.add_argument("--out", type=Path, default=Path("reproduce-out"), help="folder (default: %(default)s)")
@@ -207,5 +231,10 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="UNIT=N",
         help="size the method to a bill per prompt: model_calls, decodes, reward_calls or (generate only) seconds",
+    )
+    parser.add_argument(
+        "--final",
+        metavar="JUDGE",
+        help="rank the survivors by comparisons: a reward's name, or {judge: ..., form: ...}",
     )
     parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="another argument")

@@ -14,6 +14,7 @@ from typing import Any
 from ..experiments.files import write
 from ..experiments.folder import Run
 from .anchors import Anchor, differing, matching
+from .areas import Area, area_under, areas_of
 from .cells import Found
 from .drawing import draw
 from .embedded import Embedded
@@ -25,10 +26,12 @@ from .scores import Pairs
 from .words import flat, notes_of, written
 
 __all__ = [
+    "Area",
     "Comparison",
     "Estimate",
     "Pairs",
     "Row",
+    "area_under",
     "compare",
     "jackknife",
     "over_prompts",
@@ -48,6 +51,7 @@ class Comparison:
         anchors: published figures that match, each with its objective's name and what differs, by model.
         correlations: of values on the way with final rewards, by model, objective and method, then by step, from 0.
         files: what was written.
+        areas: what methods reach over all their budgets.
     """
 
     baseline: str
@@ -56,10 +60,11 @@ class Comparison:
     anchors: Mapping[str, Sequence[tuple[str, Anchor, str]]]
     correlations: Mapping[tuple[str, str, str], Mapping[int, Interval]] = field(default_factory=dict)
     files: Sequence[Path] = ()
+    areas: Sequence[Area] = ()
 
     def table(self) -> str:
         """Everything but the pictures, as Markdown."""
-        return written(self.rows, self.anchors, self.notes)
+        return written(self.rows, self.anchors, self.notes, self.areas)
 
     def csv(self) -> str:
         """The rows as comma-separated values, all numbers in full."""
@@ -98,10 +103,11 @@ def compare(
     embedded = Embedded(found, embed)
     rows = [row_of(found, key, base, embedded) for key in keys]
     beside = _anchored(found, rows) if anchors else {}
-    notes = notes_of(found, rows, base, embedded)
+    areas = areas_of(found, rows, base)
+    notes = notes_of(found, rows, base, embedded, areas)
     out.mkdir(parents=True, exist_ok=True)
     correlations, files = draw(found, rows, beside, out)
-    result = Comparison(base, rows, notes, beside, correlations, [out / "table.md", out / "table.csv", *files])
+    result = Comparison(base, rows, notes, beside, correlations, [out / "table.md", out / "table.csv", *files], areas)
     for file, text in zip(result.files, (result.table(), result.csv()), strict=False):
         write(file, text.encode())
     say(result.table())

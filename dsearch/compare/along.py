@@ -44,8 +44,12 @@ def _best(trace: Trace, prompts: int, plain: bool) -> dict[int, Tensor]:
     owner = (torch.arange(trace.alive[0], device="cpu") % pools).expand(len(trace.order), -1)  # [B, K]
     best = {}
     for i, (width, child, values) in enumerate(zip(trace.width, trace.child, trace.values, strict=True)):
-        owner = owner.repeat_interleave(width, dim=1)  # [B, N]
+        if trace.parent is None:
+            owner = owner.repeat_interleave(width, dim=1)  # [B, N]
+        else:
+            owner = owner.gather(1, trace.parent[i].clamp(min=0))
         if values is not None:
+            values = torch.where(values.isnan(), -torch.inf, values)  # of a tree, nodes that were not asked
             best[i] = torch.cat([_of_each(v.double(), o, pools, plain) for v, o in zip(values, owner, strict=True)])
         owner = owner.gather(1, child)
     return best

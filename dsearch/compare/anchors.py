@@ -44,6 +44,14 @@ class Anchor(NamedTuple):
     setting: str
     values: Mapping[str, float]
 
+    def says(self, name: str, objective: str) -> bool:
+        """Whether the figures are of a reward that a comparison calls `name`, where it searches for `objective`."""
+        return self.drawn if name == objective else _plain(name) == _plain(self.measure)
+
+    def of(self, method: str) -> float | None:
+        """The figure of the method of that name; None where there is none."""
+        return next((value for name, value in self.values.items() if _plain(name) == _plain(method)), None)
+
     @property
     def drawn(self) -> bool:
         """Whether the figures are levels of the objective's reward."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..experiments.experiment import ExperimentError, Model, Named, Unit, described, near
 from ..experiments.folder import Run
@@ -74,6 +75,8 @@ class Cell:
         log_w: of the images that each search of a prompt or pool returned.
         pictures: one a place: the best; of those that nothing chose, the first drawn.
         covered: places that are finished.
+        ties: for each search of a prompt or pool that ended with several candidates, whether the best reward is shared.
+        verdicts: of a final choice, comparisons of a search and those of them without a winner.
     """
 
     plain: bool = False
@@ -83,6 +86,8 @@ class Cell:
     log_w: list[list[float]] = field(default_factory=list)
     pictures: dict[Place, Path] = field(default_factory=dict)
     covered: set[Place] = field(default_factory=set)
+    ties: list[bool] = field(default_factory=list)
+    verdicts: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def pooled(self) -> bool:
@@ -127,9 +132,22 @@ class Cell:
             place = unit.seed, own[0]["position"]
             if place not in self.covered:
                 self._count(place, own, run)
-        for group in found if groups == len(unit.positions) else [ranked]:
+        by_group = found if groups == len(unit.positions) else [ranked]
+        self._tied(by_group, run.trace(unit).values[-1])
+        for group in by_group:
             # A record cannot say that a weight is 0.
             self.log_w.append([-inf if record["log_w"] is None else record["log_w"] for record in group])
+
+    def _tied(self, groups: Sequence[Sequence[Mapping[str, Any]]], final: Tensor | None) -> None:
+        """Whether candidates share the best reward: all clean ones where they were scored, else the images returned."""
+        for b, group in enumerate(groups):
+            said = [-inf if record["reward"] is None else record["reward"] for record in group]
+            if final is not None and len(final) == len(groups) and final.shape[1] > 1:
+                said = final[b].tolist()
+            if len(said) > 1 and max(said) > -inf:
+                self.ties.append(said.count(max(said)) > 1)
+            if "judged" in group[0]:
+                self.verdicts.append((group[0]["judged"]["comparisons"], group[0]["judged"]["ties"]))
 
     def _count(self, place: Place, records: list[dict[str, Any]], run: Run) -> None:
         counted = records if self.plain else records[:1]
@@ -217,7 +235,7 @@ class Found:
     @cached_property
     def cells(self) -> dict[Key, Cell]:
         """What is finished, in the order of the table."""
-        cells = {key: Cell(self.methods[key.method].kind == "plain") for key in sorted(self.planned, key=self._order)}
+        cells = {key: Cell(_is_plain(self.methods[key.method])) for key in sorted(self.planned, key=self._order)}
         for run in self.runs:
             firsts = {unit.model: unit.index for unit in reversed(run.units)}
             for unit in run.finished:
@@ -298,3 +316,8 @@ def listed(numbers: Iterable[int]) -> str:
 def short(text: str) -> str:
     """A prompt as far as a sentence holds it."""
     return repr(textwrap.shorten(text, 40, placeholder="…"))
+
+
+def _is_plain(named: Named) -> bool:
+    """Whether nothing chooses among the images."""
+    return named.kind == "plain" and named.args.get("final") is None

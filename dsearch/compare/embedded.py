@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import nan
 from pathlib import Path
@@ -17,6 +17,9 @@ from ..plots import from_png
 from .cells import Cell, Found
 from .intervals import Estimate, around, jackknife
 from .metrics import Interval, diversity
+
+Statistic = Callable[[Tensor], Tensor]
+"""Of the embeddings `[K, D]` of a prompt's images."""
 
 
 class Embedded:
@@ -48,23 +51,26 @@ class Embedded:
                 raise ExperimentError(f"embed: {name} cannot be made: {error}") from error
             self.why = f"{self.name} cannot be made: {error}"
 
-    def estimate(self, cell: Cell, against: Cell | None) -> Estimate | None:
-        """The diversity of a cell's pictures; None where they cannot be embedded or no prompt has two."""
+    def estimate(
+        self, cell: Cell, against: Cell | None, of: Statistic = diversity, least: float = 0.0
+    ) -> Estimate | None:
+        """A statistic of a cell's pictures, at least `least`; None where none is embedded or no prompt has two."""
         if self._reward is None:
             return None
         own = self._by_prompt(cell)
         if not own:
             return None
-        mean, low, high = _diversity(own)
+        apart = partial(_apart, of)
+        mean, low, high = _spread(own, apart)
         if cell.pooled:  # prompts that share a pool are no independent samples
             return Estimate(Interval(mean, nan, nan))
-        estimate = Estimate(Interval(mean, max(low, 0.0), high))
+        estimate = Estimate(Interval(mean, max(low, least), high))
         if against is None or against.pooled:
             return estimate
         theirs = self._by_prompt(against)
         both = {p: [s for s in own[p] if s in theirs[p]] for p in own if p in theirs}
         pairs = [(own[p], theirs[p], seeds) for p, seeds in both.items() if len(seeds) >= 3]
-        return estimate._replace(above=_diversity_above(pairs)) if pairs else estimate
+        return estimate._replace(above=_spread_above(pairs, apart)) if pairs else estimate
 
     def _by_prompt(self, cell: Cell) -> dict[int, dict[int, Tensor]]:
         """Embeddings `[D]` by position and seed, of prompts with two pictures or more."""
@@ -78,22 +84,25 @@ class Embedded:
         return {position: own for position, own in sorted(found.items()) if len(own) >= 2}
 
 
-def _apart(embeddings: Sequence[Tensor]) -> float:
-    return float(diversity(torch.stack(list(embeddings))))
+def _apart(of: Statistic, embeddings: Sequence[Tensor]) -> float:
+    return float(of(torch.stack(list(embeddings))))
 
 
-def _diversity(by_prompt: Mapping[int, Mapping[int, Tensor]]) -> Interval:
+def _spread(by_prompt: Mapping[int, Mapping[int, Tensor]], apart: Callable[[Sequence[Tensor]], float]) -> Interval:
     sets = [list(own.values()) for own in by_prompt.values()]
     sets = [own for own in sets if len(own) >= 3] or sets  # of two pictures none can be left out
-    whole = torch.tensor([_apart(own) for own in sets], dtype=torch.float64, device="cpu")
-    return around(whole, [jackknife(own, _apart) for own in sets if len(own) >= 3])
+    whole = torch.tensor([apart(own) for own in sets], dtype=torch.float64, device="cpu")
+    return around(whole, [jackknife(own, apart) for own in sets if len(own) >= 3])
 
 
-def _diversity_above(pairs: Sequence[tuple[Mapping[int, Tensor], Mapping[int, Tensor], Sequence[int]]]) -> Interval:
-    """The difference of two methods' diversities, its spread from leaving a seed out of both."""
+def _spread_above(
+    pairs: Sequence[tuple[Mapping[int, Tensor], Mapping[int, Tensor], Sequence[int]]],
+    apart: Callable[[Sequence[Tensor]], float],
+) -> Interval:
+    """The difference of two methods' statistics, its spread from leaving a seed out of both."""
 
     def difference(own: Mapping[int, Tensor], theirs: Mapping[int, Tensor], seeds: Sequence[int]) -> float:
-        return _apart([own[s] for s in seeds]) - _apart([theirs[s] for s in seeds])
+        return apart([own[s] for s in seeds]) - apart([theirs[s] for s in seeds])
 
     whole = torch.tensor([difference(*pair) for pair in pairs], dtype=torch.float64, device="cpu")
     return around(whole, [jackknife(seeds, partial(difference, own, theirs)) for own, theirs, seeds in pairs])

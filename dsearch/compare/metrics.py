@@ -16,7 +16,7 @@ from .._optional import optional
 from ..core.contract import precise
 from ..core.plan import positive
 
-__all__ = ["Interval", "bootstrap", "diversity", "interval", "paired"]
+__all__ = ["Interval", "bootstrap", "diversity", "interval", "paired", "vendi"]
 
 
 class Interval(NamedTuple):
@@ -108,6 +108,23 @@ def diversity(embeddings: Tensor) -> Tensor:
     e = torch.nn.functional.normalize(precise(embeddings), dim=-1)
     cosine = e @ e.transpose(-1, -2)
     return 1 - (cosine.sum(dim=(-2, -1)) - cosine.diagonal(dim1=-2, dim2=-1).sum(dim=-1)) / (k * (k - 1))
+
+
+def vendi(embeddings: Tensor) -> Tensor:
+    """Embeddings `[..., K, D]` of K images -> `[...]` their Vendi score: how many different ones there are, in [1, K].
+
+    exp of the entropy -sum l log l of the eigenvalues l of the matrix of cosines over K (Friedman and Dieng 2022, arXiv
+    2210.02410): 1 where all images are alike, K where all are orthogonal.
+
+    Raises:
+        ValueError: for no images.
+    """
+    k = embeddings.shape[-2]
+    if k < 1:
+        raise ValueError("the Vendi score takes 1 image or more")
+    e = torch.nn.functional.normalize(precise(embeddings), dim=-1)
+    eigenvalues = torch.linalg.eigvalsh(e @ e.transpose(-1, -2) / k).clamp(min=0)
+    return torch.exp(-torch.xlogy(eigenvalues, eigenvalues).sum(dim=-1))
 
 
 def _checked(samples: Tensor) -> Tensor:

@@ -86,7 +86,11 @@ def _points(trace: Trace, positions: Sequence[int]) -> Iterator[tuple[int, int, 
             if values is None:
                 continue
             own: dict[tuple[int, int], list[float]] = {}
-            for position, candidate, reward in zip(owner, whence[i][b].tolist(), final[b].tolist(), strict=True):
+            for n, (position, candidate, reward) in enumerate(
+                zip(owner, whence[i][b].tolist(), final[b].tolist(), strict=True)
+            ):
+                if trace.parent is not None and trace.parent[-1][b, n] < 0:  # another prompt's tree has more images
+                    continue
                 own.setdefault((position, candidate), []).append(reward)
             for (position, candidate), rewards in own.items():
                 point = [float(values[b, candidate]), sum(rewards) / len(rewards)]
@@ -99,7 +103,8 @@ def descent(trace: Trace) -> list[Tensor]:
     at = torch.arange(trace.values[-1].shape[1], device="cpu").expand(trace.values[-1].shape)  # type: ignore[union-attr]
     whence = [at]
     for i in reversed(range(len(trace.child) - 1)):
-        at = trace.child[i].gather(1, at // trace.width[i + 1])
+        beam = at // trace.width[i + 1] if trace.parent is None else trace.parent[i + 1].gather(1, at).clamp(min=0)
+        at = trace.child[i].gather(1, beam)
         whence.append(at)
     return whence[::-1]
 

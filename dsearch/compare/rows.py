@@ -15,7 +15,7 @@ from ..core.plan import Bill
 from .cells import Cell, Found, Key, Limits
 from .embedded import Embedded
 from .intervals import Estimate, over_prompts, over_seeds
-from .metrics import Interval
+from .metrics import Interval, vendi
 from .scores import paired_off
 
 
@@ -38,6 +38,9 @@ class Row:
         seconds: median over searches of seconds per prompt, held-out rewards included; the first search of a model,
             which warms up, is left out where there are others.
         peak_bytes: most memory that a search of it has taken.
+        vendi: how many different images of a prompt there are across seeds; None where it was not measured.
+        ties: share of the searches in which several final candidates share the best reward; None for single candidates.
+        undecided: share of a final choice's comparisons without a winner; None without one.
     """
 
     model: str
@@ -56,6 +59,9 @@ class Row:
     planned: Mapping[str, float]
     seconds: float
     peak_bytes: int | None
+    vendi: Estimate | None = None
+    ties: float | None = None
+    undecided: float | None = None
 
     @property
     def key(self) -> Key:
@@ -83,10 +89,13 @@ def row_of(found: Found, key: Key, base: str, embedded: Embedded | None = None) 
         reward=said(None),
         held_out={name: said(name) for name in cell.scores if name is not None},
         diversity=embedded.estimate(cell, against) if embedded else None,
+        vendi=embedded.estimate(cell, against, vendi, least=1.0) if embedded else None,
+        ties=fmean(cell.ties) if cell.ties else None,
+        undecided=_undecided(cell),
         kl=fmean(nats) if nats else None,
         ess=_ess(cell),
-        bill={unit: sum(s.groups * s.bill[unit] for s in cell.searches) / asked for unit in Bill._fields},
-        planned={unit: sum(s.groups * s.planned[unit] for s in cell.searches) / asked for unit in Bill._fields},
+        bill={unit: sum(s.groups * s.bill.get(unit, 0) for s in cell.searches) / asked for unit in Bill._fields},
+        planned={unit: sum(s.groups * s.planned.get(unit, 0) for s in cell.searches) / asked for unit in Bill._fields},
         seconds=median(s.seconds / len(s.unit.positions) for s in warm),
         peak_bytes=max((s.peak_bytes for s in cell.searches if s.peak_bytes is not None), default=None),
     )
@@ -111,6 +120,11 @@ def interval_of(cells: Tensor, pooled: bool, seeds: bool) -> Interval:
     """`[S, P]` -> the mean and its interval over seeds, or else over prompts; its ends are nan if there are too few."""
     found = over_seeds(cells, pooled) if seeds else None if pooled else over_prompts(cells)
     return found or Interval(float(cells.nanmean()), nan, nan)
+
+
+def _undecided(cell: Cell) -> float | None:
+    asked = sum(comparisons for comparisons, _ in cell.verdicts)
+    return sum(ties for _, ties in cell.verdicts) / asked if asked else None
 
 
 def _ess(cell: Cell) -> float | None:

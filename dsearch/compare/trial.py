@@ -73,7 +73,7 @@ class Trial:
         for row in self.rows:
             above = "" if row.above is None else f"{row.above}{'' if row.above.is_clear else ' n.s.'}"
             lines.append([row.name, str(row.reward), above, *(f"{row.held_out[name]:.3f}" for name in names)])
-        calls, decodes, rewards = self.bill
+        calls, decodes, rewards, _ = self.bill
         return "\n".join(
             [
                 *("| " + " | ".join(line) + " |" for line in lines),

@@ -16,12 +16,16 @@ from .._text import cell, printable
 from ..core.plan import Bill
 from ..experiments.experiment import described
 from .anchors import Anchor
+from .areas import Area
 from .cells import Found, Place, listed, short
 from .embedded import Embedded
 from .intervals import Estimate
 from .metrics import Interval
 from .rows import Row
 from .scores import Pairs
+
+COARSE = 0.1
+"""The share of searches that tie, above which it is said what to do."""
 
 APART = 0.05
 """Bills of one budget that differ by a larger share are named."""
@@ -47,15 +51,47 @@ FEW = {
 }
 
 
-def written(rows: Sequence[Row], anchors: Mapping[str, Sequence[tuple[str, Anchor, str]]], notes: Sequence[str]) -> str:
-    """Two tables per model and objective, what methods brought and cost; then figures from elsewhere, and notes."""
+def written(
+    rows: Sequence[Row],
+    anchors: Mapping[str, Sequence[tuple[str, Anchor, str]]],
+    notes: Sequence[str],
+    areas: Sequence[Area] = (),
+) -> str:
+    """Per model and objective how often rewards tie, what methods brought and cost; figures from elsewhere; notes."""
     parts = []
     for model, objective in dict.fromkeys((row.model, row.objective) for row in rows):
         own = [row for row in rows if (row.model, row.objective) == (model, objective)]
-        parts += [f"## {safe(model)}, searched for {safe(objective)}", _gains(own), _costs(own)]
+        published = [anchor for name, anchor, _ in anchors.get(model, ()) if name == objective]
+        parts += [
+            f"## {safe(model)}, searched for {safe(objective)}",
+            ties_of(own),
+            _gains(own, published),
+            _costs(own),
+        ]
+        if over := [area for area in areas if (area.model, area.objective) == (model, objective)]:
+            parts += [_over_budgets(over)]
     for model, found in anchors.items():
         parts += [f"## From elsewhere, on {safe(model)}", _elsewhere(found)]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
+
+
+def ties_of(rows: Sequence[Row]) -> str:
+    """How often the methods' best reward was shared, and a final choice's judge undecided, in one paragraph."""
+    said = [(row, row.ties) for row in rows if row.ties is not None]
+    if not said:
+        return "Tie rate: no search ends with several candidates."
+    shares = [f"{safe(_titled(row, rows))} {percent(ties)}" for row, ties in said if ties > 0]
+    text = ", ".join(shares) + ("" if len(shares) == len(said) else ", 0% under the others") if shares else "0%"
+    text = f"Tie rate, the share of searches whose best reward several final candidates share: {text}."
+    if any(ties > COARSE for _, ties in said):
+        text += " So coarse a reward leaves the choice to the order of the rows: take a finer one, or a final choice."
+    torn = [f"{safe(_titled(row, rows))} {percent(row.undecided)}" for row in rows if row.undecided is not None]
+    return text + (f" Comparisons without a winner: {', '.join(torn)}." if torn else "")
+
+
+def _titled(row: Row, rows: Sequence[Row]) -> str:
+    several = len({other.budget for other in rows if other.method == row.method}) > 1
+    return f"{row.method} at {described(dict(row.budget))}" if several else row.method
 
 
 def flat(rows: Sequence[Row]) -> str:
@@ -68,7 +104,7 @@ def flat(rows: Sequence[Row]) -> str:
     return into.getvalue()
 
 
-def notes_of(found: Found, rows: Sequence[Row], base: str, embedded: Embedded) -> list[str]:
+def notes_of(found: Found, rows: Sequence[Row], base: str, embedded: Embedded, areas: Sequence[Area] = ()) -> list[str]:
     """What the tables must not be read without."""
     notes = [
         f"Δ is the difference from {safe(base)} at the same budget, paired by seed and prompt. {INTERVALS} n.s.: the "
@@ -80,6 +116,11 @@ def notes_of(found: Found, rows: Sequence[Row], base: str, embedded: Embedded) -
         notes.append(
             "†: clear on these prompts, but with the prompts as the samples the interval reaches 0, so it may not hold "
             "for others."
+        )
+    if areas:
+        notes.append(
+            "AUC is the area under the curve of a reward against the log of the budget, over the log of its span: the "
+            "mean reward of a budget drawn evenly on a log scale, of places with a reward at every budget."
         )
     notes += _rejected(found, rows)
     notes.append(_diversity(rows, embedded))
@@ -161,7 +202,9 @@ def _diversity(rows: Sequence[Row], embedded: Embedded) -> str:
         return "No diversity: there are no pictures, or no prompt has two."
     return (
         "Diversity is the mean pairwise 1 - cosine of a prompt's images across seeds, one image per seed, as "
-        f"{safe(str(embedded.name))} embeds them; its intervals come from leaving out a seed of a prompt at a time."
+        f"{safe(str(embedded.name))} embeds them; its intervals come from leaving out a seed of a prompt at a time. "
+        "The Vendi score says how many different images they amount to, from 1 to the number of seeds, so that it "
+        "compares at equal seeds."
     )
 
 
@@ -215,13 +258,14 @@ def _is_paired(said: Estimate) -> bool:
     return bool(said.above or (said.pairs and said.pairs.rejected))
 
 
-def _gains(rows: Sequence[Row]) -> str:
-    """What the methods of one objective brought."""
+def _gains(rows: Sequence[Row], published: Sequence[Anchor] = ()) -> str:
+    """What the methods of one objective brought, and beside it what was published of methods of the same names."""
     measures: list[tuple[str, Callable[[Row], Estimate | None]]] = [(rows[0].objective, lambda row: row.reward)]
     for name in dict.fromkeys(name for row in rows for name in row.held_out):
         measures.append((name, partial(held_out, name)))
     if any(row.diversity for row in rows):
         measures.append(("diversity", lambda row: row.diversity))
+        measures.append(("Vendi score", lambda row: row.vendi))
     columns = _names(rows)
     for name, of in measures:
         said = [of(row) for row in rows]
@@ -230,16 +274,37 @@ def _gains(rows: Sequence[Row]) -> str:
         if any(estimate and estimate.rejected > 0 for estimate in said):
             columns.append(["rejected", *(percent(one.rejected) if one else "" for one in said)])
         columns.append([f"Δ {safe(name)}", *(_above(one, places) if one else "" for one in said)])
+        for anchor in published:
+            if anchor.says(name, rows[0].objective) and (figures := [anchor.of(row.method) for row in rows]) != [
+                None
+            ] * len(rows):
+                title = f"published {safe(anchor.measure)}"
+                columns.append([title, *("" if figure is None else f"{figure:g}" for figure in figures)])
     for title, numbers in (("KL, nats", [row.kl for row in rows]), ("ESS", [row.ess for row in rows])):
         if any(number is not None for number in numbers):
             columns.append([title, *("" if number is None else f"{number:.2f}" for number in numbers)])
     return _markdown(columns)
 
 
+def _over_budgets(areas: Sequence[Area]) -> str:
+    """What methods reach over all their budgets together."""
+    spans = [f"{count(area.budgets[0])} to {count(area.budgets[-1])} {words(area.unit)}" for area in areas]
+    columns = [["budgets", *spans], ["method", *(safe(area.method) for area in areas)]]
+    names = dict.fromkeys(name for area in areas for name in area.held_out)
+    for name in (None, *names):
+        said = [area.reward if name is None else area.held_out.get(name) for area in areas]
+        places = _places([one for estimate in said if estimate for one in estimate[:2] if one])
+        title = safe(areas[0].objective if name is None else name)
+        columns.append([f"AUC of {title}", *(_shown(one.own, places) if one else "" for one in said)])
+        columns.append([f"Δ {title}", *(_above(one, places) if one else "" for one in said)])
+    return _markdown(columns)
+
+
 def _costs(rows: Sequence[Row]) -> str:
     """What it cost them per prompt."""
     columns = _names(rows)
-    columns += [[words(unit), *(count(row.bill[unit]) for row in rows)] for unit in Bill._fields]
+    units = [unit for unit in Bill._fields if unit != "comparisons" or any(row.bill[unit] for row in rows)]
+    columns += [[words(unit), *(count(row.bill[unit]) for row in rows)] for unit in units]
     columns.append(["seconds", *(count(row.seconds) for row in rows)])
     columns.append(["peak, MiB", *("" if not row.peak_bytes else f"{row.peak_bytes / 2**20:,.0f}" for row in rows)])
     columns.append(["seeds", *(str(row.seeds) for row in rows)])
@@ -277,6 +342,8 @@ def _numbered(row: Row) -> dict[str, Any]:
     line |= _ends("reward", row.reward)
     line |= {**row.bill, "seconds": row.seconds, "peak_bytes": row.peak_bytes, "kl": row.kl, "ess": row.ess}
     line |= _spread("diversity", row.diversity) if row.diversity else {}
+    line |= _spread("vendi", row.vendi) if row.vendi else {}
+    line |= {"ties": row.ties, "undecided": row.undecided}
     for name, said in row.held_out.items():
         line |= _ends(f"held_out.{name}", said)
     return line

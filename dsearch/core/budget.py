@@ -24,11 +24,13 @@ class Prices(NamedTuple):
         model_call: one row through the network.
         decode: one decoded sample.
         reward_call: one rewarded image.
+        comparison: one pair before the judge of a final choice; it is not measured, so give it.
     """
 
     model_call: float
     decode: float
     reward_call: float
+    comparison: float = 0.0
 
     def seconds(self, bill: Bill) -> float:
         """What the bill takes."""
@@ -46,8 +48,9 @@ class Budget:
         model_calls: rows through the network.
         decodes: samples decoded.
         reward_calls: images rewarded.
-        seconds: of the three together, at `prices`.
+        seconds: of all units together, at `prices`.
         prices: from `measure`, or recorded.
+        comparisons: pairs before the judge of a final choice.
 
     Raises:
         ValueError: for a budget without a limit, a limit not above 0, or seconds without prices.
@@ -58,6 +61,7 @@ class Budget:
     reward_calls: int | None = None
     seconds: float | None = None
     prices: Prices | None = None
+    comparisons: int | None = None
 
     def __post_init__(self) -> None:
         counts = {unit: getattr(self, unit) for unit in Bill._fields}
@@ -65,7 +69,9 @@ class Budget:
             if limit is not None:
                 positive(unit, limit)
         if self.seconds is None and all(limit is None for limit in counts.values()):
-            raise ValueError("a budget without a limit; give model_calls, decodes, reward_calls or seconds")
+            raise ValueError(
+                "a budget without a limit; give model_calls, decodes, reward_calls, comparisons or seconds"
+            )
         if self.seconds is not None:
             if not self.seconds > 0:
                 raise ValueError(f"seconds={self.seconds} must be above 0")

@@ -213,24 +213,26 @@ class Choice:
 
 @dataclass(frozen=True)
 class Step:
-    """What one denoising step did.
+    """What one step of a plan did: a denoising step, or a move back in noise.
 
     Attributes:
         step: 0 for the first.
         alive: beams before it.
         width: children per beam; where a method draws one after another, the most that there could have been.
         values: `[B, N]` of all candidates, -inf for those that were not drawn; None where nothing was scored.
+        reached: the noise level after it; None where it is `step + 1`.
     """
 
     step: int
     alive: int
     width: int
     values: Tensor | None
+    reached: int | None = None
 
     @property
     def level(self) -> int:
         """The noise level reached."""
-        return self.step + 1
+        return self.step + 1 if self.reached is None else self.reached
 
 
 class Rng(Protocol):
@@ -272,8 +274,12 @@ class Denoiser(Protocol):
     """A diffusion model as the search sees it. It holds no state of a search.
 
     A model may also have `release()`, called once when a search ends (to free offloaded modules, say);
-    `deterministic(x, pred, step)`, a step without noise that broadcasts like `step`, for deterministic lookahead; and
-    `preview(x0)`, a cheaper `decode` for values.
+    `deterministic(x, pred, step)`, a step without noise that broadcasts like `step`, for deterministic lookahead;
+    `preview(x0)`, a cheaper `decode` for values; and `renoise(x, level, to, noise)`, the forward kernel
+    q(x_to | x_level) to a noisier level, to < level, for plans that go back: x `[B, K, 1, ...]` and noise
+    `[B, K, w, ...]` as `noise` draws it -> `[B, K, w, ...]`. With x_i = a_i x_0 + s_i n it is
+    x_j = (a_j / a_i) x_i + sqrt(s_j^2 - (a_j / a_i)^2 s_i^2) z; after it, an exact reverse kernel leads back to the
+    model's law.
     """
 
     num_steps: int

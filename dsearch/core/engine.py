@@ -19,6 +19,7 @@ from .errors import ModelError, RewardError
 from .meter import Meter
 from .plan import Bill
 from .rng import move
+from .tournament import Outcome, Tournament
 
 __all__ = ["Engine", "Share"]
 
@@ -154,6 +155,29 @@ class Engine:
         self._spend(Bill(reward_calls=1), len(flat))
         said = self._asked(self._reward, flat, texts, self.denoiser.num_steps)
         return _values([said], images.device).unflatten(0, images.shape[:2])
+
+    def judged(self, final: Tournament, images: Tensor, beams: Beams, prompts: list[list[str]]) -> Outcome:
+        """The final choice among images `[B, K, ...]`, best first, of which one process of several asks the judge."""
+        told = self.share is None or self.share.rank == 0
+        zeros = torch.zeros(beams.value.shape, dtype=torch.long, device="cpu")
+        outcome = Outcome(zeros, zeros[:, 0], zeros[:, 0])
+        if told:
+            try:
+                outcome = final(images.clone(), beams.value.clone(), prompts, self._compared)
+            except Exception as error:
+                said = f"the judge of the final choice raised {type(error).__name__}: {error}"
+                refused = RewardError(said, self.denoiser.num_steps, [text for group in prompts for text in group])
+                refused.beams, refused.reached = beams, self.denoiser.num_steps
+                raise refused from error
+        if self.share is None:
+            return outcome
+        own = torch.full_like(zeros, told, dtype=torch.bool)
+        order = self.share.exchange(outcome.order, own)
+        counts = self.share.exchange(torch.stack([outcome.comparisons, outcome.ties], dim=1), own[:, :1].expand(-1, 2))
+        return Outcome(order, *counts.unbind(1))
+
+    def _compared(self, pairs: int) -> None:
+        self._spend(Bill(comparisons=1), pairs)
 
     def block(self, groups: int) -> int:
         """Candidates of each group to hold at once, where not all need be."""

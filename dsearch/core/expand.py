@@ -14,35 +14,71 @@ from .engine import Engine
 from .method import Method
 from .plan import Plan
 from .selection import only_best_children
-from .steps import children, finished, light, narrow, valued, where
+from .steps import children, excursion, finished, light, narrow, noised, valued, where
 from .watch import Watching
 
-__all__ = ["expand"]
+__all__ = ["expand", "go_back", "step_done"]
 
 
 def expand(
     engine: Engine, method: Method, plan: Plan, i: int, beams: Beams, watching: Watching, stop: Tensor | None
 ) -> tuple[Beams, Step, Tensor | None]:
-    """Step i of the plan: beams at level i -> survivors at level i + 1, what happened, and at the end their images.
+    """Step i of the plan: beams at a level -> survivors at the next, what happened, and at the end their images.
 
     The groups that `stop [B]` draw one child per beam. Where only the best child of a beam can survive, children are
     drawn and valued a few at a time and the others dropped; where several processes share a search, each draws and
     values its own. The noise, and so the result, is that of all at once.
     """
-    drawn = _eldest(stop, plan, i)
-    if i == plan.num_steps - 1:
-        clean = children(engine, beams, i, plan.width[i], drawn)
-        survivors, images, rewards = finished(engine, method, plan, clean, watching)
-        return survivors, Step(i, plan.alive[i], plan.width[i], rewards), images
+    drawn, level, width = _eldest(stop, plan, i), plan.levels[i], plan.width[i]
+    if plan.reached[i] == plan.num_steps:
+        clean = children(engine, beams, level, width, drawn)
+        survivors, images, rewards = finished(engine, method, plan, i, clean, watching)
+        return survivors, step_done(plan, i, rewards), images
     best = plan.score[i] and only_best_children(method.select)
     if engine.share is not None or (best and plan.rows[i] > engine.block(len(beams.prompt_index))):
         survivors, values = _in_parts(engine, method, plan, i, beams, watching, drawn, best)
     else:
-        survivors, values = children(engine, beams, i, plan.width[i], drawn), None
-        if plan.score[i]:
-            values = valued(engine, method, survivors, i + 1, watching)
-            survivors = narrow(engine, method, plan, i, survivors, values)
-    return survivors, Step(i, plan.alive[i], plan.width[i], values), None
+        survivors, values = _judged(engine, method, plan, i, children(engine, beams, level, width, drawn), watching)
+    return survivors, step_done(plan, i, values), None
+
+
+def go_back(
+    engine: Engine,
+    method: Method,
+    plan: Plan,
+    i: int,
+    beams: Beams,
+    watching: Watching,
+    stop: Tensor | None,
+    images: Tensor | None,
+) -> tuple[Beams, Step, Tensor | None]:
+    """Step i of the plan, a move back in noise or an excursion; `images [B, K, ...]` are the beams' where clean."""
+    drawn, level, away = _eldest(stop, plan, i), plan.levels[i], plan.away(i)
+    if away is None:
+        made = noised(engine, beams, level, plan.reached[i], plan.width[i], drawn)
+    else:
+        made = excursion(engine, beams, level, away, drawn)
+    if plan.reached[i] == plan.num_steps:
+        survivors, images, rewards = finished(engine, method, plan, i, made, watching, images)
+        return survivors, step_done(plan, i, rewards), images
+    survivors, values = _judged(engine, method, plan, i, made, watching)
+    return survivors, step_done(plan, i, values), None
+
+
+def _judged(
+    engine: Engine, method: Method, plan: Plan, i: int, candidates: Beams, watching: Watching
+) -> tuple[Beams, Tensor | None]:
+    """Candidates at a noisy level -> the survivors of step i and the values of all; all, where it does not score."""
+    if not plan.score[i]:
+        return candidates, None
+    values = valued(engine, method, candidates, plan.reached[i], watching)
+    return narrow(engine, method, plan, i, candidates, values), values
+
+
+def step_done(plan: Plan, i: int, values: Tensor | None) -> Step:
+    """What step i of the plan did, with the values `[B, N]` of its candidates."""
+    reached = None if plan.route is None else plan.reached[i]
+    return Step(i, plan.alive[i], plan.width[i], values, reached)
 
 
 def _eldest(stop: Tensor | None, plan: Plan, i: int) -> Tensor | None:
@@ -76,10 +112,10 @@ def _in_parts(
                 said.append(beams.value.new_full((len(beams.value), count), -torch.inf))
                 continue
             some = None if drawn is None else drawn[:, start : start + count]
-            part = children(engine, beams.take_slice(ks), i, len(js), some)
+            part = children(engine, beams.take_slice(ks), plan.levels[i], len(js), some)
             part = replace(part, child=part.child + start)
             if plan.score[i]:
-                said.append(valued(engine, method, part, i + 1, watching))
+                said.append(valued(engine, method, part, plan.reached[i], watching))
                 if best:
                     part = _best_of_each_beam(part, said[-1], len(js))
             if best and held and js.start > 0:  # more children of the same beam

@@ -12,8 +12,10 @@ from torch import Tensor
 from .budget import Budget
 from .contract import Beams, Potential, Reward, Rng, Selector, Step
 from .engine import Engine
-from .plan import Bill, Plan
-from .watch import Watching
+from .plan import Bill, Plan, again
+from .tournament import Tournament
+from .tree import Program
+from .watch import Watcher, Watching
 
 __all__ = ["Expand", "Method", "Rounds", "Sized", "Source", "Value"]
 
@@ -31,7 +33,11 @@ class Value(Protocol):
 
 
 class Source(Protocol):
-    """Where the rounds of a noise search get their noise from."""
+    """Where the rounds of a noise search get their noise from.
+
+    It may also have `ran(beams, lineage)`, which is told after each round of its clean beams and, for each step, of
+    `[B, K]` which candidate each survivor was.
+    """
 
     def next(self, rewards: Tensor | None) -> Rng:
         """The final rewards `[B, k]` of the round before (None at first) -> the noise of the next round."""
@@ -90,6 +96,10 @@ class Method:
         name: for tables and errors.
         rounds: for noise search, the runs among which the beams are divided.
         expand: how a step draws and chooses; None for all children at once (`dsearch.core.expand`).
+        program: for a search that decides as it goes (`dsearch.core.tree`); its plan is the costliest run that it may
+            come to, and says how many images are returned.
+        watch: what watches every search of it: its rule to stop, say.
+        final: how the survivors are ranked at the end; None for by their rewards.
     """
 
     plan: Callable[[int], Plan]
@@ -101,18 +111,26 @@ class Method:
     name: str = "method"
     rounds: Rounds | None = None
     expand: Expand | None = None
+    program: Program | None = None
+    watch: tuple[Watcher, ...] = ()
+    final: Tournament | None = None
 
     def bill(self, num_steps: int) -> Bill:
         """What a run of `num_steps` will cost a group at most, known before anything is spent.
 
-        A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early spend less.
+        A group is a prompt, or the whole pool where `pool` is set. Only methods that stop early or decide as they go
+        spend less.
         """
-        return self.plan(num_steps).bill(self.costs(num_steps))
+        return self._bill(self.plan(num_steps), self.costs(num_steps))
+
+    def _bill(self, plan: Plan, costs: Callable[[int, int], Bill]) -> Bill:
+        asked = 0 if self.final is None else self.final.form.most(plan.keep[-1])
+        return plan.bill(costs).plus(Bill(comparisons=asked))
 
     def cost(self, level: int, num_steps: int) -> Bill:
         """What the value of one candidate that the plan draws at a level costs at most.
 
-        A method with an `expand` of its own may draw it later, where values may cost more.
+        A method that decides as it goes may draw it later, where values may cost more.
         """
         return self.costs(num_steps)(level, num_steps)
 
@@ -124,10 +142,56 @@ class Method:
         most = list(accumulate(reversed(levels), lambda *two: Bill(*map(max, *two))))
         return lambda level, _: most[num_steps - 1 - level]
 
+    def refuse_final(self, plan: Plan, prompts: int) -> None:
+        """Refuses a final choice that has nothing to choose among.
+
+        Raises:
+            ValueError: where the plan ends with a single image, or several prompts share a pool.
+        """
+        if self.final is None:
+            return
+        if self.pool and prompts > 1:
+            raise ValueError(
+                f"a final choice compares images of one prompt, and {self.name} pools {prompts}; give it one"
+            )
+        if plan.keep[-1] < 2:
+            raise ValueError(f"{self.name} ends with 1 image, and a final choice takes 2 or more; let it keep more")
+
+    @property
+    def decides(self) -> bool:
+        """Whether what it draws depends on what it found, so that it may spend less than its bill."""
+        return self.expand is not None or self.program is not None
+
     def checked(self) -> Method:
         """Itself, after a look at the plan of a single step: bad sizes are refused where a method is made."""
         self.plan(1)
         return self
+
+    def refined(self, cycles: int = 2, back: float = 0.25) -> Method:
+        """This method, and then `cycles` times its last part again, from its clean beams noised again.
+
+        A cycle is billed as the part of the descent that it is, and draws noise of its own. Beams that nothing chooses
+        among keep the model's law, for the forward kernel and an exact reverse kernel after it do (restarts: Xu et al.
+        2023, arXiv 2306.14878). What is returned is the last cycle's, not the best of all.
+
+        Args:
+            cycles: after the first descent; 0 is the method itself.
+            back: share of the steps that a cycle walks again, in (0, 1]; at 1 it restarts from pure noise.
+
+        Raises:
+            ValueError: for a share outside (0, 1]; for a method that goes back already, that decides as it goes, or
+                that searches noise in rounds, which restart as it is; when
+                planned, where a cycle ends with fewer beams than the descent.
+        """
+        if self.rounds is not None:
+            raise ValueError(f"{self.name} runs in rounds, each from pure noise; raise rounds")
+        if self.program is not None:
+            raise ValueError(f"{self.name} decides as it goes, and has no last part to go again; raise its size")
+        plan = self.plan
+        if isinstance(plan, Sized):
+            make, size = plan.make, plan.size
+            return replace(self, plan=Sized(lambda n, steps: again(make(n, steps), cycles, back), size)).checked()
+        return replace(self, plan=lambda steps: again(plan(steps), cycles, back)).checked()
 
     def within(self, budget: Budget, num_steps: int) -> Method:
         """This method at the largest size whose bill for `num_steps` stays within the budget; all else stays.
@@ -139,5 +203,5 @@ class Method:
         if not isinstance(plan, Sized):
             raise ValueError(f"the plan of {self.name} has no size; give it plan=Sized(make, size)")
         cost = self.costs(num_steps)
-        size = budget.largest(lambda n: replace(plan, size=n)(num_steps).bill(cost), self.name)
+        size = budget.largest(lambda n: self._bill(replace(plan, size=n)(num_steps), cost), self.name)
         return replace(self, plan=replace(plan, size=size))

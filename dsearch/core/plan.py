@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -15,12 +16,15 @@ __all__ = [
     "Drop",
     "Plan",
     "Search",
+    "TreePlan",
+    "again",
     "drop_schedule",
     "dsearch_plan",
     "flip",
     "pruning_plan",
     "search_probability",
     "share",
+    "tree_plan",
     "uniform_plan",
 ]
 
@@ -41,11 +45,17 @@ class Bill(NamedTuple):
         model_calls: rows through the network; a guided row counts once.
         decodes: samples decoded, the final ones included.
         reward_calls: images rewarded, the final ones included.
+        comparisons: pairs of images that the judge of a final choice is asked about.
     """
 
     model_calls: int = 0
     decodes: int = 0
     reward_calls: int = 0
+    comparisons: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """By unit, as it is told: without comparisons where there are none."""
+        return {unit: n for unit, n in self._asdict().items() if n or unit != "comparisons"}
 
     def plus(self, other: Bill, times: int = 1) -> Bill:
         """This bill and `times` the other."""
@@ -62,13 +72,23 @@ def _at_posterior_mean(level: int, num_steps: int) -> Bill:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many beams and children at each denoising step: integers only, validated, immutable.
+    """How many beams and children at each step: integers only, validated, immutable.
+
+    A plan is a straight descent, one denoising step after another, or with a `route` a list of moves that also go back
+    in noise. From level l, a move to l + 1 is a denoising step, and one to j < l noises the beams again (the model's
+    `renoise`). A tuple, a level for each child, is an excursion: the children are noised to their levels and come back
+    by plain steps to l, where they compete; a child whose level is l itself rests, at no cost but its value's, and at
+    the clean end at none.
+
+    A plan may end clean more than once: each time its beams are decoded and rewarded, as many are kept, and a group
+    that a watcher stops there goes no further.
 
     Attributes:
         start: beams at x_T.
         width: children per beam at step i.
         keep: beams alive after step i.
         score: whether the value is asked at step i; where not, all children are kept.
+        route: where each move leads; None for the straight descent, to 1, 2, ..., T.
 
     Raises:
         ValueError: naming the step, the value and the bound.
@@ -78,6 +98,7 @@ class Plan:
     width: tuple[int, ...]
     keep: tuple[int, ...]
     score: tuple[bool, ...]
+    route: tuple[int | tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "keep", "score"):  # lists are welcome, but a plan is hashable and does not change
@@ -108,18 +129,53 @@ class Plan:
                     f"step {i} is not scored, so it keeps all {alive * width} children, not keep={keep}; "
                     "score it, or keep all"
                 )
+        if self.route is not None:
+            route = tuple(tuple(to) if isinstance(to, list | tuple) else to for to in self.route)
+            straight = route == tuple(range(1, len(self.width) + 1))
+            object.__setattr__(self, "route", None if straight else _walked(route, self))
+
+    @cached_property
+    def reached(self) -> tuple[int, ...]:
+        """The level after each move."""
+        if self.route is None:
+            return tuple(range(1, len(self.width) + 1))
+        return tuple(accumulate(self.route, lambda level, to: level if isinstance(to, tuple) else to, initial=0))[1:]
+
+    @cached_property
+    def levels(self) -> tuple[int, ...]:
+        """The level before each move."""
+        return (0, *self.reached[:-1])
 
     @property
-    def num_steps(self) -> int:
-        """Denoising steps."""
+    def num_moves(self) -> int:
+        """Denoising steps and moves back, all together."""
         return len(self.width)
 
     @property
+    def num_steps(self) -> int:
+        """Denoising steps from x_T to the clean end."""
+        return self.reached[-1]
+
+    @cached_property
+    def legs(self) -> tuple[int, ...]:
+        """For each move, how many moves back there have been, itself among them: each starts a leg."""
+        return tuple(accumulate(int(self.goes_back(i)) for i in range(len(self.width))))
+
+    def goes_back(self, i: int) -> bool:
+        """Whether move i leads back in noise, be it to come down again at once."""
+        return self.away(i) is not None or self.reached[i] < self.levels[i]
+
+    def away(self, i: int) -> tuple[int, ...] | None:
+        """The levels to which the children of an excursion are noised; None for any other move."""
+        to = None if self.route is None else self.route[i]
+        return to if isinstance(to, tuple) else None
+
+    @cached_property
     def alive(self) -> tuple[int, ...]:
         """Beams alive before each step."""
         return (self.start, *self.keep[:-1])
 
-    @property
+    @cached_property
     def rows(self) -> tuple[int, ...]:
         """Candidates of each step, `alive * width`."""
         return tuple(a * w for a, w in zip(self.alive, self.width, strict=True))
@@ -134,12 +190,26 @@ class Plan:
         if odd:
             raise ValueError(f"{odd[0]} beams do not divide into {parts} rounds; take a multiple")
         keep = (*(k // parts for k in self.keep[:-1]), self.rows[-1] // parts)
-        return Plan(self.start // parts, self.width, keep, self.score)
+        return Plan(self.start // parts, self.width, keep, self.score, self.route)
 
     @property
     def model_calls(self) -> int:
         """Network rows of a group: x_T's, and every candidate's but the clean ones, which need none."""
-        return self.start + sum(self.rows[:-1])
+        return self.start + sum(self.rows_of(i) for i in range(len(self.width)))
+
+    def rows_of(self, i: int) -> int:
+        """Network rows of move i: one for each candidate, but none at the clean end; of an excursion, of its steps."""
+        level, away, clean = self.levels[i], self.away(i), self.reached[i] == self.num_steps
+        if away is None:
+            return 0 if clean else self.rows[i]
+        return self.alive[i] * sum(level - to + (not clean) for to in away if to < level)
+
+    def judged(self, i: int) -> int:
+        """Candidates whose value, or at the clean end whose reward, move i asks for: none where it does not score."""
+        clean, away = self.reached[i] == self.num_steps, self.away(i)
+        if not clean and not self.score[i]:
+            return 0
+        return self.rows[i] if away is None or not clean else self.alive[i] * sum(to < self.num_steps for to in away)
 
     @property
     def decodes(self) -> int:
@@ -156,16 +226,127 @@ class Plan:
 
         The clean candidates are decoded and rewarded once, whether the last step is scored or not.
         """
-        *rows, last = self.rows
-        bill = Bill(self.start + sum(rows), last, last)
+        judged: dict[int, int] = {}  # by level, which is asked once
+        for i, level in enumerate(self.reached):
+            judged[level] = judged.get(level, 0) + self.judged(i)
+        clean = judged.pop(self.num_steps)
+        bill = Bill(self.model_calls, clean, clean)
         at: dict[Bill, int] = {}  # rows by what one costs: most levels cost the same
-        for i, (count, score) in enumerate(zip(rows, self.score, strict=False)):
-            if score:
-                each = cost(i + 1, self.num_steps)
+        for level, count in judged.items():
+            if count:
+                each = cost(level, self.num_steps)
                 at[each] = at.get(each, 0) + count
         for each, count in at.items():
             bill = bill.plus(each, count)
         return bill
+
+
+@dataclass(frozen=True)
+class TreePlan(Plan):
+    """The most that a search may come to that decides as it goes: nodes and values by level, and their sums.
+
+    `start`, `alive` and `rows` are its nodes, `width` is 1; make it by `tree_plan`.
+
+    Attributes:
+        nodes: that may arrive at each level, `[T + 1]`, at most.
+        values: asked at each level but the last, `[T]`, at most.
+        calls: network rows at most, where that is less than all levels together may take; None where it is not.
+        asked: values at most, likewise.
+        size: that of its method, for the program to read.
+    """
+
+    nodes: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
+    size: int = 1
+    calls: int | None = None
+    asked: int | None = None
+
+    def __post_init__(self) -> None:
+        """Nothing: `tree_plan` looks."""
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """Nodes that may arrive after each step."""
+        return self.nodes[1:]
+
+    @property
+    def model_calls(self) -> int:
+        """Network rows of a group at most."""
+        return sum(self.nodes[:-1]) if self.calls is None else self.calls
+
+    def bill(self, cost: Callable[[int, int], Bill] = _at_posterior_mean) -> Bill:
+        """The most that a group costs, given what a value at a level costs."""
+        images = self.nodes[-1]
+        bill = Bill(self.model_calls, images, images)
+        each = {level: cost(level, self.num_steps) for level, count in enumerate(self.values) if count}
+        if self.asked is not None and each:
+            return bill.plus(Bill(*map(max, *each.values(), Bill())), self.asked)
+        for level, one in each.items():
+            bill = bill.plus(one, self.values[level])
+        return bill
+
+
+def tree_plan(
+    size: int,
+    nodes: Sequence[int],
+    values: Sequence[int],
+    keep: int = 1,
+    calls: int | None = None,
+    asked: int | None = None,
+) -> TreePlan:
+    """The plan of a search that decides as it goes and returns `keep` images; see `TreePlan`.
+
+    Raises:
+        ValueError: naming the value and the bound.
+    """
+    nodes = tuple(positive(f"nodes at level {level}", count) for level, count in enumerate(nodes))
+    values = tuple(positive(f"values at level {level}", count, at_least=0) for level, count in enumerate(values))
+    if len(nodes) < 2 or len(values) != len(nodes) - 1:
+        raise ValueError(f"{len(nodes)} levels of nodes and {len(values)} of values; give T + 1 and T")
+    if positive("keep", keep) > nodes[-1]:
+        raise ValueError(f"keep={keep} exceeds the {nodes[-1]} images that may be made")
+    idle = tuple(count > 0 for count in values[1:])
+    width, alive = (1,) * len(values), (*nodes[1:-1], keep)
+    return TreePlan(
+        nodes[0], width, alive, (*idle, True), nodes=nodes, values=values, size=size, calls=calls, asked=asked
+    )
+
+
+def _walked(route: tuple[Any, ...], plan: Plan) -> tuple[int | tuple[int, ...], ...]:
+    """The route, of plain whole numbers.
+
+    Raises:
+        ValueError: for one that cannot be walked, naming the move.
+    """
+    if len(route) != len(plan.width):
+        raise ValueError(f"the route has {len(route)} moves, but width names {len(plan.width)}; give each one entry")
+    flat = [each for to in route for each in (to if isinstance(to, tuple) else (to,))]
+    end = max(positive("a level of the route", each, at_least=0) for each in flat)
+    walked, level, ends = list[int | tuple[int, ...]](), 0, set[int]()
+    for i, to in enumerate(route):
+        if isinstance(to, tuple):
+            if len(to) != plan.width[i]:
+                raise ValueError(f"move {i} sends {len(to)} children away, but its width is {plan.width[i]}")
+            if not min(to) < level or max(to) > level:
+                raise ValueError(
+                    f"move {i} from level {level} sends its children to levels {to}; some must be below it, and none "
+                    "above"
+                )
+            walked.append(tuple(int(each) for each in to))
+        elif to == level or to > level + 1:
+            raise ValueError(
+                f"move {i} leads from level {level} to {to}; it may lead to {level + 1}, a denoising step, or to a "
+                "level below, and is then noised again"
+            )
+        else:
+            walked.append(level := int(to))
+        if level == end:
+            ends.add(plan.keep[i])
+    if level != end:
+        raise ValueError(f"the route ends at level {level}, but it has been at {end}; it must end clean")
+    if len(ends) > 1:
+        raise ValueError(f"the route ends clean with {sorted(ends)} beams; keep as many each time")
+    return tuple(walked)
 
 
 def positive(name: str, value: int, at_least: int = 1) -> int:
@@ -341,6 +522,41 @@ def pruning_plan(num_steps: int, beams: int, drops: Sequence[tuple[float, int]],
     at = {min(max(1, math.ceil(f * num_steps - 1e-9) - 1), idle) - 1: n for f, n in drops if idle}
     kept = list(accumulate(range(idle), lambda alive, i: at.get(i, alive), initial=beams))
     return Plan(beams, (1,) * num_steps, (*kept[1:], keep), (*(i in at for i in range(idle)), True))
+
+
+def again(plan: Plan, cycles: int, back: float, choose: bool = False) -> Plan:
+    """A descent whose last part is walked `cycles` times more, each time from the clean beams noised again.
+
+    A cycle goes back by the share `back` of the steps (rounded down, 1 at least). There every beam becomes as many as
+    the plan has alive at that level for each one that it ends with, and its steps follow as they were.
+
+    Args:
+        plan: a straight descent.
+        cycles: 0 or more.
+        back: in (0, 1]; 1 goes back to x_T.
+        choose: whether the clean beams are also chosen among before they go back (the selector sees them as final).
+
+    Raises:
+        ValueError: for a plan that goes back already, or a share outside (0, 1].
+    """
+    if plan.route is not None:
+        raise ValueError("this plan goes back in noise already; give a straight descent")
+    if not 0 < back <= 1:
+        raise ValueError(f"back={back} is outside (0, 1]; 1 goes back to pure noise")
+    end, ends = plan.num_steps, plan.keep[-1]
+    to = end - max(1, int(back * end + 1e-9))
+    wide = max(1, plan.alive[to] // ends)
+    moves = [(wide, ends * wide, False, to)]
+    for i in range(to, end):
+        n = moves[-1][1] * plan.width[i]
+        moves.append((plan.width[i], min(plan.keep[i], n) if plan.score[i] else n, plan.score[i], i + 1))
+    first = list(zip(plan.width, plan.keep, plan.score, plan.reached, strict=True))
+    walked = [*first, *moves * positive("cycles", cycles, at_least=0)]
+    if choose:
+        *before, last = walked
+        walked = [*((w, k, s or level == end, level) for w, k, s, level in before), last]
+    width, keep, score, route = zip(*walked, strict=True)
+    return Plan(plan.start, width, keep, score, route)
 
 
 def _drop(alive: int, step: tuple[bool, int]) -> int:

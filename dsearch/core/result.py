@@ -12,6 +12,7 @@ from .chunks import Chunks
 from .contract import Step, take
 from .plan import Bill, Plan
 from .resample import ess
+from .tournament import Outcome
 from .watch import Look
 
 __all__ = ["Cost", "Lineage", "Result"]
@@ -25,11 +26,14 @@ class Lineage:
         child: for each step `[B, K_i]`, which of its N candidates each survivor was, in beam order.
         width: children per beam, for each step.
         order: `[B, K]`, which of the last beams each row of the result is (the result is sorted best first).
+        parent: for each step `[B, N_i]`, which beam each candidate came from, -1 where there is none; None where
+            siblings stand side by side, so that candidate j came from beam `j // width`.
     """
 
     child: tuple[Tensor, ...]
     width: tuple[int, ...]
     order: Tensor
+    parent: tuple[Tensor, ...] | None = None
 
     def path(self) -> Tensor:
         """`[B, K, T]`: for each image of the result, which of the N candidates its forebear was, at each step."""
@@ -42,8 +46,8 @@ class Lineage:
     def ancestors(self) -> Tensor:
         """`[B, T]`: how many beams of x_T have descendants after each step; it never rises."""
         counts, root = [], None
-        for child, width in zip(self.child, self.width, strict=True):
-            parent = child // width
+        for i, child in enumerate(self.child):
+            parent = self._parent(i, child)
             root = parent if root is None else take(root, parent)
             sorted_root = root.sort(dim=-1).values
             counts.append(1 + (sorted_root.diff(dim=-1) != 0).sum(dim=-1))
@@ -51,10 +55,16 @@ class Lineage:
 
     def _walk(self) -> tuple[list[Tensor], Tensor]:
         beam, path = self.order, []
-        for child, width in zip(reversed(self.child), reversed(self.width), strict=True):
-            path.append(take(child, beam))
-            beam = path[-1] // width
+        for i in reversed(range(len(self.child))):
+            path.append(take(self.child[i], beam))
+            beam = self._parent(i, path[-1])
         return path[::-1], beam
+
+    def _parent(self, step: int, candidates: Tensor) -> Tensor:
+        """`[B, K]` the beams before a step that candidates came from."""
+        if self.parent is None:
+            return candidates // self.width[step]
+        return take(self.parent[step], candidates).clamp(min=0)  # what is none is counted with the first
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class Result:
 
     Attributes:
         images: `[B, K, 3, H, W]` in [0, 1] (whatever the model's `decode` makes).
-        rewards: `[B, K]` their final rewards.
+        rewards: `[B, K]` their final rewards; they fall along K but where a final choice has ranked the rows.
         latents: `[B, K, ...]` the clean samples they were decoded from.
         prompts: `prompts[b][k]` is the prompt of `images[b, k]`.
         log_w: `[B, K]` log importance weights, zeros without a potential.
@@ -99,6 +109,7 @@ class Result:
         looks: what held-out rewards said, the last look being at `images`; empty without `HeldOut`.
         thumbnails: one per step, `[B, N, 3, h, w]` uint8 of all candidates as they were when chosen among; None where
             nothing was scored. Empty without `Thumbnails`.
+        final: the outcome of the final choice, its order that of the rows by reward; None where rewards rank them.
         peak_bytes: the most memory that tensors, weights included, took meanwhile on the model's CUDA device, whose
             counter `dsearch.search` sets back; None on other devices.
     """
@@ -116,6 +127,7 @@ class Result:
     chunks: Chunks
     looks: list[Look] = field(default_factory=list)
     thumbnails: list[Tensor | None] = field(default_factory=list)
+    final: Outcome | None = None
     peak_bytes: int | None = None
 
     @property

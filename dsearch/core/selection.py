@@ -15,14 +15,16 @@ from einops import rearrange
 from torch import Tensor
 
 from .contract import Choice, Rng, Scores, Selector, precise, take, weight_dtype
-from .resample import Resampler, ess, systematic
+from .resample import Resampler, ess, multinomial, systematic
 from .rng import invert_cdf, move, shares
 
 __all__ = [
+    "at_clean_end",
     "best_child",
     "best_of_block",
     "best_of_each",
     "chain",
+    "draws",
     "only_best_children",
     "replace_worst",
     "resample",
@@ -159,6 +161,36 @@ def standardised(value: Tensor) -> Tensor:
     spread = (centred.square().sum(dim=-1, keepdim=True) / count).sqrt()
     score = torch.where(spread > 0, centred / spread, 0)
     return torch.where(finite, score, value)
+
+
+def draws(temperature: float = 1.0, zscore: bool = True, scheme: Resampler = multinomial) -> Selector:
+    """`keep` draws from softmax(value / temperature) over all candidates, with replacement, by a resampling scheme.
+
+    With `zscore`, values are standardised over the group first, so that a temperature means the same for any reward.
+
+    Raises:
+        ValueError: for a temperature that is not above 0.
+    """
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature={temperature} must be above 0 and finite")
+
+    def select(scores: Scores, keep: int, rng: Rng) -> Choice:
+        log_p = _divided(standardised(scores.value) if zscore else scores.value, temperature)
+        index = scheme(log_p, keep, rng, scores.level)
+        kl = _nats(shares(log_p)[:, None], _drawn(scores, scores.value.shape[1]))
+        return _choose(scores, index, kl)
+
+    return select
+
+
+def at_clean_end(select: Selector, before: Selector) -> Selector:
+    """One selector for clean candidates, whose values are rewards, and another for all others."""
+
+    def chosen(scores: Scores, keep: int, rng: Rng) -> Choice:
+        return (select if scores.final else before)(scores, keep, rng)
+
+    vars(chosen)["first"] = getattr(before, "first", before)  # clean candidates are all held anyway
+    return chosen
 
 
 def resample(scheme: Resampler = systematic, ess_below: float = 1.0) -> Selector:

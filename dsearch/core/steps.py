@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,10 @@ from .contract import Beams, Scores, map_tree, own, take, weight_dtype
 from .engine import Engine
 from .method import Method
 from .plan import Plan
+from .rng import move
 from .watch import Watching
 
-__all__ = ["children", "finished", "first", "light", "narrow", "scores_of", "valued", "where"]
+__all__ = ["children", "excursion", "finished", "first", "light", "narrow", "noised", "scores_of", "valued", "where"]
 
 
 def first(engine: Engine, method: Method, batch_shape: tuple[int, int], asleep: Tensor | None = None) -> Beams:
@@ -52,6 +54,42 @@ def children(engine: Engine, beams: Beams, step: int, width: int, drawn: Tensor 
     return replace(those, x=x, pred=engine.predict(x, those.prompt_index, step + 1))
 
 
+def noised(engine: Engine, beams: Beams, level: int, to: int, width: int, drawn: Tensor | None = None) -> Beams:
+    """Beams at a level -> their N children at a noisier one, predicted; those not `drawn [B, N]` cost nothing."""
+    denoiser, shape = engine.denoiser, (*beams.prompt_index.shape, 1)
+    # Child by child: a sampler without noise of its own refuses children, which would be equal; these are not.
+    noise = [denoiser.noise(to, shape, engine.rng.under(f"renoise {j}")) for j in range(width)]
+    renoise: Callable[..., Tensor] = denoiser.renoise  # type: ignore[attr-defined]  # not all models have it
+    x = renoise(beams.x[:, :, None], level, to, torch.cat(noise, dim=2)).flatten(1, 2)
+    those = light(beams, width, drawn)
+    engine.ragged |= drawn is not None
+    return replace(those, x=x, pred=engine.predict(x, those.prompt_index, to))
+
+
+def excursion(engine: Engine, beams: Beams, level: int, away: tuple[int, ...], drawn: Tensor | None = None) -> Beams:
+    """Beams at a level -> their N children there, each noised to its level of `away` and come back by plain steps."""
+    number = torch.arange(beams.prompt_index.shape[1], device=beams.x.device) * len(away)
+    front: Beams | None = None
+    if drawn is not None:  # where groups stop, of which each draws its first child alone
+        leaves = torch.tensor([to < level for to in away], device=drawn.device).repeat(len(number))
+        if not (drawn & leaves).any():
+            away = (level,) * len(away)
+    for at in range(min(away), level + 1):
+        if front is not None:
+            front = replace(children(engine, front, at - 1, 1), child=front.child)
+        those = [c for c, to in enumerate(away) if to == at]
+        if those:
+            child = (number[:, None] + _index(those, number.device)).flatten()
+            if at == level:
+                left = beams.take((child // len(away)).expand(len(beams.x), -1))
+            else:
+                left = noised(engine, beams, level, at, len(those), None if drawn is None else drawn[:, child])
+            left = replace(left, child=child.expand(len(beams.x), -1))
+            front = left if front is None else front.beside(left)
+    assert front is not None
+    return front.take(front.child.argsort(dim=1))
+
+
 def light(beams: Beams, width: int, drawn: Tensor | None) -> Beams:
     """What candidates have of their parents, `[B, N]`: all but the sample and its prediction, which are None."""
     kept = (beams.value, beams.log_w, beams.memory, beams.kl, beams.prompt_index)
@@ -82,15 +120,24 @@ def valued(engine: Engine, method: Method, candidates: Beams, level: int, watchi
 
 
 def finished(
-    engine: Engine, method: Method, plan: Plan, clean: Beams, watching: Watching
+    engine: Engine, method: Method, plan: Plan, i: int, clean: Beams, watching: Watching, before: Tensor | None = None
 ) -> tuple[Beams, Tensor, Tensor]:
-    """Clean candidates -> the survivors, whose values are final rewards, their images, and the rewards of all."""
-    images, rewards = engine.finish(clean.pred.x0, clean.prompt_index)
+    """Clean candidates -> the survivors, whose values are final rewards, their images, and the rewards of all.
+
+    Those that rested in an excursion have their images from `before [B, K, ...]`, and their values.
+    """
+    away = plan.away(i)
+    moved = [n for n in range(plan.rows[i]) if away is None or away[n % len(away)] < plan.levels[i]]
+    if len(moved) == plan.rows[i]:
+        images, rewards = engine.finish(clean.pred.x0, clean.prompt_index)
+    else:
+        assert before is not None
+        at = _index(moved, clean.x.device)
+        made, said = engine.finish(clean.pred.x0[:, at], clean.prompt_index[:, at])
+        images = before.repeat_interleave(plan.width[i], dim=1).index_copy(1, at, made)
+        rewards = clean.value.to(said.dtype).index_copy(1, at, said)
     watching.candidates(clean, rewards, plan.num_steps, engine, images)
-    last = plan.num_steps - 1
-    survivors = (
-        narrow(engine, method, plan, last, clean, rewards) if plan.score[last] else replace(clean, value=rewards)
-    )
+    survivors = narrow(engine, method, plan, i, clean, rewards) if plan.score[i] else replace(clean, value=rewards)
     return survivors, take(images, survivors.child), rewards
 
 
@@ -100,7 +147,7 @@ def narrow(engine: Engine, method: Method, plan: Plan, i: int, candidates: Beams
     Raises:
         ValueError: where the selector does not return as many as the plan keeps.
     """
-    scores = scores_of(engine, candidates, values, i + 1, plan.width[i])
+    scores = scores_of(engine, candidates, values, plan.reached[i], plan.width[i])
     increment, memory = own(method.potential(own(scores)))
     scores = replace(scores, log_w=scores.log_w + increment, memory=memory)  # log w_{i+1} = log w_i + log G_{i+1}
     keep = min(plan.keep[i], values.shape[1])  # fewer where the rounds of a noise search ended early
@@ -113,6 +160,10 @@ def narrow(engine: Engine, method: Method, plan: Plan, i: int, candidates: Beams
     survivors = replace(candidates, value=values, memory=memory).take(choice.index)
     kl = survivors.kl + (torch.nan if choice.kl is None else choice.kl)
     return replace(survivors, log_w=choice.log_w, kl=kl)
+
+
+def _index(numbers: list[int], device: torch.device) -> Tensor:
+    return move(torch.tensor(numbers, device="cpu"), device)
 
 
 def scores_of(engine: Engine, candidates: Beams, values: Tensor, level: int, width: int) -> Scores:

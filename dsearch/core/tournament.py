@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,8 +41,20 @@ Pair = tuple[int, int, int]
 
 Rounds = Generator[list[Pair], list[float], list[int]]
 
-Format = Callable[[Sequence[float]], Rounds]
-"""The scores of n candidates -> rounds of pairs, answered by shares of a win; it returns the ranking, best first."""
+
+@dataclass(frozen=True)
+class Format:
+    """The format of a tournament.
+
+    Attributes:
+        rounds: the scores of n candidates -> rounds of pairs, answered by shares of a win; it returns the ranking, best
+            first.
+        most: n -> the comparisons of n candidates at most.
+    """
+
+    rounds: Callable[[Sequence[float]], Rounds]
+    most: Callable[[int], int]
+
 
 Compare = Callable[[Tensor, Tensor, list[str], int], Tensor]
 """`(first [P, ...], second [P, ...], P prompts, game) -> [P]` shares of a win of the first, in [0, 1]."""
@@ -74,7 +86,7 @@ def elimination(best_of: int = 1) -> Format:
             alive = [row for row in alive if row not in lost]
         return alive + out
 
-    return rounds
+    return Format(rounds, lambda n: best_of * (n - 1))
 
 
 def swiss(rounds: int | None = None) -> Format:
@@ -105,7 +117,11 @@ def swiss(rounds: int | None = None) -> Format:
                 points[b] += 1 - share
         return sorted(seeds, key=lambda row: -points[row])
 
-    return played
+    def most(n: int) -> int:
+        wanted = math.ceil(math.log2(n)) + 1 if rounds is None else rounds
+        return min(wanted, n - 1) * (n // 2)
+
+    return Format(played, most)
 
 
 def bradley_terry(prior: float = 1.0) -> Format:
@@ -129,7 +145,7 @@ def bradley_terry(prior: float = 1.0) -> Format:
         strong = strengths(wins, prior).round(9)  # equal ones must stay equal, whatever the order of the sums
         return sorted(seeds, key=lambda row: -strong[row])
 
-    return rounds
+    return Format(rounds, lambda n: n * (n - 1) // 2)
 
 
 def strengths(wins: np.ndarray, prior: float = 1.0) -> np.ndarray:
@@ -184,7 +200,13 @@ def play(form: Format, scores: Tensor, ask: Callable[[list[tuple[int, Pair]]], S
         ValueError: for answers that are not one share in [0, 1] for each pair.
     """
     groups, n = scores.shape
-    running, orders = [form(row) for row in scores.tolist()], [list[int]()] * groups
+    # Who is rejected does not play, and stands last.
+    playing = [[i for i, score in enumerate(row) if score > -math.inf] for row in scores.tolist()]
+    running = [
+        form.rounds([row[i] for i in mine]) if len(mine) > 1 else _alone(len(mine))
+        for row, mine in zip(scores.tolist(), playing, strict=True)
+    ]
+    orders = [list[int]()] * groups
     comparisons, ties = [0] * groups, [0] * groups
     shares: list[list[float] | None] = [None] * groups
     awake = range(groups)
@@ -194,8 +216,9 @@ def play(form: Format, scores: Tensor, ask: Callable[[list[tuple[int, Pair]]], S
             try:
                 asked.append((b, running[b].send(shares[b])))  # type: ignore[arg-type]  # None starts it
             except StopIteration as ended:
-                orders[b] = ended.value
-        flat = [(b, pair) for b, pairs in asked for pair in pairs]
+                rest = [i for i in range(n) if i not in playing[b]]
+                orders[b] = [playing[b][i] for i in ended.value] + rest
+        flat = [(b, (playing[b][i], playing[b][j], game)) for b, pairs in asked for i, j, game in pairs]
         said = iter(_checked(ask(flat), len(flat)) if flat else [])
         for b, pairs in asked:
             mine = [next(said) for _ in pairs]
@@ -213,14 +236,25 @@ class Tournament:
         compare: the judge of pairs.
         form: of the tournament.
         chunk: pairs that the judge is asked about at once.
+        both_orders: whether it is asked about each pair again the other way round, and the two are averaged.
     """
 
     compare: Compare
     form: Format
     chunk: int = 64
+    both_orders: bool = True
 
-    def __call__(self, images: Tensor, rewards: Tensor, prompts: list[list[str]]) -> Outcome:
-        """Images `[B, K, ...]`, their rewards `[B, K]`, which seed, and their prompts -> the ranking of each group."""
+    def __call__(
+        self,
+        images: Tensor,
+        rewards: Tensor,
+        prompts: list[list[str]],
+        spend: Callable[[int], object] = lambda pairs: None,
+    ) -> Outcome:
+        """Images `[B, K, ...]`, their rewards `[B, K]`, which seed, and their prompts -> the ranking of each group.
+
+        `spend` is told of so many pairs before they are asked about. An image whose reward is -inf does not play.
+        """
 
         def ask(pairs: list[tuple[int, Pair]]) -> list[float]:
             said: list[float] = [0.0] * len(pairs)
@@ -228,6 +262,7 @@ class Tournament:
                 rows = [row for row, (_, pair) in enumerate(pairs) if pair[2] == game]
                 for start in range(0, len(rows), self.chunk):
                     part = rows[start : start + self.chunk]
+                    spend(len(part))
                     for row, share in zip(part, self._asked([pairs[r] for r in part], images, prompts), strict=True):
                         said[row] = share
             return said
@@ -237,8 +272,12 @@ class Tournament:
     def _asked(self, pairs: list[tuple[int, Pair]], images: Tensor, prompts: list[list[str]]) -> list[float]:
         first, second = (torch.stack([images[b, pair[which]] for b, pair in pairs]) for which in (0, 1))
         texts = [prompts[b][pair[0]] for b, pair in pairs]
-        shares = torch.as_tensor(self.compare(first, second, texts, pairs[0][1][2]), device="cpu")
-        return _checked(shares.tolist(), len(pairs))
+        game = pairs[0][1][2]
+        forth = _shares(self.compare(first, second, list(texts), game), len(pairs))
+        if not self.both_orders:
+            return forth
+        back = _shares(self.compare(second.clone(), first.clone(), texts, game), len(pairs))
+        return [(a + 1 - b) / 2 for a, b in zip(forth, back, strict=True)]
 
 
 def tournament(judge: Any, form: Format | None = None, chunk: int = 64) -> Tournament:
@@ -246,32 +285,57 @@ def tournament(judge: Any, form: Format | None = None, chunk: int = 64) -> Tourn
 
     Args:
         judge: of pairs: an object with `compare`, such as `dsearch.rewards.VLMJudge(..., mode="pairwise")`, or a
-            function `(first, second, prompts, game) -> [P]`. It answers for both orders of a pair.
+            function `(first, second, prompts, game) -> [P]`. It is asked about each pair in both orders, which are
+            averaged, but where it says by an attribute `symmetric` that it does so itself.
         form: `elimination()` by default.
         chunk: pairs that it is asked about at once.
 
     Raises:
-        TypeError: for a judge that is neither.
+        TypeError: for a judge that is neither, and a form that is no `Format`.
+        ValueError: for a judge of single pictures.
     """
     compare = getattr(judge, "compare", judge)
     if not callable(compare):
         raise TypeError(f"{judge!r} compares no pairs; give an object with compare(first, second, prompts, game)")
-    return Tournament(compare, form or elimination(), positive("chunk", chunk))
+    if (mode := getattr(judge, "mode", "pairwise")) != "pairwise":
+        raise ValueError(
+            f"this judge has mode={mode!r}, which judges one picture at a time; make it with mode='pairwise', "
+            "or compare its scores: tournament(by_reward(judge))"
+        )
+    form = elimination() if form is None else form
+    if not isinstance(form, Format):
+        raise TypeError(f"{form!r} is no Format; give elimination(), swiss(), bradley_terry() or Format(rounds, most)")
+    return Tournament(compare, form, positive("chunk", chunk), not getattr(judge, "symmetric", False))
+
+
+@dataclass(frozen=True)
+class _ByReward:
+    symmetric: ClassVar[bool] = True
+    reward: Reward
+
+    def __call__(self, first: Tensor, second: Tensor, prompts: list[str], game: int = 0) -> Tensor:
+        a, b = (torch.as_tensor(self.reward(images, prompts), device=images.device) for images in (first, second))
+        return 0.5 + 0.5 * torch.sign((a > b).float() - (a < b).float())
 
 
 def by_reward(reward: Reward) -> Compare:
     """A judge of pairs that prefers what a reward says more of; equal rewards tie."""
-
-    def compare(first: Tensor, second: Tensor, prompts: list[str], game: int = 0) -> Tensor:
-        a, b = (torch.as_tensor(reward(images, prompts), device=images.device) for images in (first, second))
-        return 0.5 + 0.5 * torch.sign((a > b).float() - (a < b).float())
-
-    return compare
+    return _ByReward(reward)
 
 
 def tied_at_top(rewards: Tensor) -> Tensor:
     """`[B, N]` rewards -> `[B]` whether the best is shared: where many are, a reward is too coarse to choose by."""
     return (rewards == rewards.amax(dim=1, keepdim=True)).sum(dim=1) > 1
+
+
+def _alone(n: int) -> Rounds:
+    """The tournament of none or one."""
+    yield from ()
+    return list(range(n))
+
+
+def _shares(said: Any, n: int) -> list[float]:
+    return _checked(torch.as_tensor(said, device="cpu").flatten().tolist(), n)
 
 
 def _seeded(scores: Sequence[float]) -> list[int]:

@@ -20,7 +20,7 @@ from .potential import none
 from .selection import top_k
 from .value import posterior_mean
 
-__all__ = ["Pilot", "allocate", "expected_best", "pilot"]
+__all__ = ["Pilot", "allocate", "expected_best", "pilot", "rank_correlation"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,12 @@ def expected_best(n: int) -> float:
     x = torch.linspace(0.0, 9.0, 2001, dtype=torch.float64, device="cpu")
     # E[max] as the integral over x > 0 of P(max > x) - P(max <= -x).
     return float(torch.trapezoid(1 - torch.special.ndtr(x) ** n - torch.special.ndtr(-x) ** n, x))
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Spearman's correlation over the N of `[B, N]` and `[B, N]`, `[B]`; nan where either's are all equal."""
+    a, b = (_centred(_ranks(side[..., None])) for side in (one, other))
+    return _cosine(a, b)[:, 0]
 
 
 def _ranks(values: Tensor) -> Tensor:

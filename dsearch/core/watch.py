@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .contract import Beams, Reward, Step, own
 from .engine import Engine
+from .frames import contact_sheet, is_video
 from .plan import positive
 
-__all__ = ["Called", "HeldOut", "Look", "Target", "Thumbnails", "Watcher", "Watching"]
+__all__ = ["Called", "HeldOut", "Look", "Target", "Thumbnails", "Unchanged", "Watcher", "Watching"]
 
 
 class Watcher:
@@ -71,6 +72,30 @@ class Target(Watcher):
     def survivors(self, step: Step, beams: Beams, engine: Engine) -> Tensor | None:
         """`[B]`: the best value is at the target; one that was never asked is nan."""
         return (beams.value >= self.reward).any(dim=1)
+
+
+class Unchanged(Watcher):
+    """A prompt goes back in noise no more once so many clean ends in a row have left it with the rewards it had.
+
+    Args:
+        patience: how many, 1 or more.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = positive("patience", patience)
+        self._last: Tensor | None = None
+        self._same: Tensor | None = None
+
+    def survivors(self, step: Step, beams: Beams, engine: Engine) -> Tensor | None:
+        """`[B]`, at a clean end: it has been the same for long enough."""
+        if step.level != engine.denoiser.num_steps:
+            return None
+        if self._last is not None:
+            same = (beams.value == self._last).all(dim=1)
+            before = torch.zeros_like(same, dtype=torch.long) if self._same is None else self._same
+            self._same = torch.where(same, before + 1, 0)
+        self._last = beams.value
+        return None if self._same is None else self._same >= self.patience
 
 
 class Look(NamedTuple):
@@ -132,7 +157,7 @@ class Looking(Watcher):
 
     def survivors(self, step: Step, beams: Beams, engine: Engine) -> Tensor | None:
         """Looks, if it is time to, and stops whom it must."""
-        if step.level == 1:  # a new round of a noise search: what was seen of the last one says nothing of it
+        if step.step == 0:  # a new round of a noise search: what was seen of the last one says nothing of it
             self._drifts = self._stop = None
         if step.level == engine.denoiser.num_steps:
             return None
@@ -173,7 +198,8 @@ class Thumbnails(Watcher):
 
     def __init__(self, size: int) -> None:
         self.size = positive("thumbnails", size)
-        self._levels: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._now: list[tuple[Tensor, Tensor]] = []
+        self._steps: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def begin(self) -> Thumbnails:
         """For one search."""
@@ -188,18 +214,26 @@ class Thumbnails(Watcher):
             small = engine.show(candidates.pred.x0, candidates.prompt_index, level, self.small)
         else:
             small = self.small(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        self._levels.setdefault(level, []).append((candidates.child.cpu(), small))
+        self._now.append((candidates.child.cpu(), small))
+
+    def survivors(self, step: Step, beams: Beams, engine: Engine) -> Tensor | None:
+        """What was seen since the step before is this one's."""
+        if self._now:
+            self._steps.setdefault(step.step, []).extend(self._now)
+            self._now.clear()
+        return None
 
     def of(self, trace: Sequence[Step]) -> list[Tensor | None]:
         """For each step `[B, N, 3, h, w]` uint8 of all candidates, blank where none was drawn; None for no pictures."""
         return [self._all(step) for step in trace]
 
     def _all(self, step: Step) -> Tensor | None:
-        parts = self._levels.get(step.level)
+        parts = self._steps.get(step.step)
         if parts is None:
             return None
         first = parts[0][1]
-        full = first.new_zeros(len(first), step.alive * step.width, *first.shape[2:])
+        count = step.alive * step.width if step.values is None else step.values.shape[1]
+        full = first.new_zeros(len(first), count, *first.shape[2:])
         seen = base = 0
         for child, small in parts:
             base = seen if child.min() == 0 else base  # a new round of a noise search numbers its candidates anew
@@ -208,9 +242,14 @@ class Thumbnails(Watcher):
         return full
 
     def small(self, images: Tensor) -> Tensor:
-        """Images `[R, 3, H, W]` in [0, 1] -> `[R, 3, h, w]` uint8 on the CPU."""
+        """Images `[R, 3, H, W]` in [0, 1], or sheets of four frames of videos -> `[R, 3, h, w]` uint8 on the CPU."""
+        if is_video(images):
+            images = contact_sheet(images, 4)
         if images.dim() != 4 or images.shape[1] != 3:
-            raise ValueError(f"thumbnails are of images [R, 3, H, W], but the model decodes to {tuple(images.shape)}")
+            raise ValueError(
+                f"thumbnails are of images [R, 3, H, W] or videos [R, F, 3, H, W], but the model decodes to "
+                f"{tuple(images.shape)}"
+            )
         scale = self.size / max(images.shape[-2:])
         if scale < 1:
             size = [max(1, round(edge * scale)) for edge in images.shape[-2:]]
@@ -255,6 +294,15 @@ class Watching:
     def sees_candidates(self) -> bool:
         """Whether any listens for candidates, and not for survivors alone."""
         return any(map(_sees_candidates, self._at_work))
+
+    @property
+    def sees_survivors(self) -> bool:
+        """Whether any listens for the survivors of steps on the way."""
+        return any(
+            bool(one.asked.every) if isinstance(one, Looking) else type(one).survivors is not Watcher.survivors
+            for one in self._at_work
+            if not isinstance(one, Thumbnails)
+        )
 
     @property
     def looks(self) -> list[Look]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,9 +14,11 @@ from ..core.budget import Budget, Prices, measure
 from ..core.chunks import Chunks
 from ..core.contract import Denoiser, Reward
 from ..core.method import Method
+from ..core.tournament import by_reward
 from .experiment import Experiment, ExperimentError, Named, Unit
+from .finals import final, judge_of, unjudged
 from .models import check_call, check_model, default_device, denoiser, device_of
-from .naming import attribute, check_reward, reward, unasked
+from .naming import as_named, attribute, check_reward, reward, unasked
 from .reader import from_data
 from .typed import bind, is_attribute
 
@@ -38,11 +41,12 @@ UNKNOWN = Pilot(1.0, [1.0])
 """Stands in until a pilot is run, so that methods can be made and refused."""
 
 
-def method(named: Named, of: Reward, pilot: Pilot = UNKNOWN) -> Method:
+def method(named: Named, of: Reward, pilot: Pilot = UNKNOWN, judge: Callable[[Any], Any] = unjudged) -> Method:
     """A method of the library, or `module:attribute`, for a reward.
 
     Its `value` names one of `dsearch.core.value`; an argument that is `pilot` is what the pilot calls by its name, and
-    `{per_std: x}` is x over the pilot's standard deviation.
+    `{per_std: x}` is x over the pilot's standard deviation. `final` says how its survivors are ranked, and `judge`
+    makes the judge of it.
 
     Raises:
         ValueError: for a method, an argument or a size that cannot be.
@@ -55,9 +59,11 @@ def method(named: Named, of: Reward, pilot: Pilot = UNKNOWN) -> Method:
         near = get_close_matches(named.kind, methods.__all__, 1)
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(sorted(methods.__all__))}"
         raise ValueError(f"method {named.kind!r} is not known; {hint} or module:attribute")
-    args = {name: _argument(name, given, pilot) for name, given in named.args.items()}
+    args = {name: _argument(name, given, pilot) for name, given in named.args.items() if name != "final"}
     bind(make, args, named.kind, of)
-    return make(of, **args)
+    made = make(of, **args)
+    said = named.args.get("final")
+    return made if said is None else replace(made, final=final(said, judge))
 
 
 class Workshop:
@@ -84,7 +90,7 @@ class Workshop:
         for name, named in experiment.rewards.items():
             self._at(("rewards", name), partial(self._known, name, named))
         for name, named in experiment.methods.items():
-            self._at(("methods", name), partial(method, named, unasked))
+            self._at(("methods", name), partial(method, named, unasked, judge=self._unjudged))
         for name, model in experiment.models.items():
             if model.pipeline == "given":
                 self._at(("models", name), partial(self._is_given, name))
@@ -96,7 +102,7 @@ class Workshop:
             if steps is None:
                 continue
             for b, key in dict.fromkeys((b, key) for of, _, b, key, _ in experiment.cells() if of == name):
-                limits, made = experiment.budgets[b], method(experiment.methods[key], unasked)
+                limits, made = experiment.budgets[b], method(experiment.methods[key], unasked, judge=self._unjudged)
                 if "seconds" not in limits or prices is not None:
                     path = ("budgets", b) if limits else ("methods", key)
                     self._at(path, partial(self._sized, made, b, steps, prices))
@@ -124,7 +130,8 @@ class Workshop:
 
     def method(self, unit: Unit, prices: Prices | None, pilot: Pilot = UNKNOWN) -> Method:
         """The method of a unit, sized to its budget."""
-        made = method(self.experiment.methods[unit.method], self.reward(unit.objective, unit.model), pilot)
+        reward = self.reward(unit.objective, unit.model)
+        made = method(self.experiment.methods[unit.method], reward, pilot, partial(self._judge, unit.model))
         steps = self.model(unit.model).num_steps
         return self._at(("budgets", unit.budget), lambda: self._sized(made, unit.budget, steps, prices))
 
@@ -146,7 +153,7 @@ class Workshop:
         limits: dict[str, Any] = dict(self.experiment.budgets[budget])
         if limits:
             made = made.within(Budget(**limits, prices=prices if "seconds" in limits else None), steps)
-        made.plan(steps)
+        made.refuse_final(made.plan(steps), len(self.experiment.prompts))
         return made
 
     def _known(self, name: str, named: Named) -> None:
@@ -154,6 +161,15 @@ class Workshop:
             self._is_given(name)
         else:
             check_reward(named)
+
+    def _judge(self, model: str, said: Any) -> Any:
+        """The judge of a final choice: a reward of the experiment by its name, or another in words."""
+        if isinstance(said, str) and said in self.experiment.rewards:
+            return judge_of(self.reward(said, model))
+        return judge_of(reward(as_named(said), self.experiment.models[model].device or default_device()))
+
+    def _unjudged(self, said: Any) -> Any:
+        return by_reward(unasked) if isinstance(said, str) and said in self.experiment.rewards else unjudged(said)
 
     def _is_given(self, name: str) -> None:
         if name not in self.given:

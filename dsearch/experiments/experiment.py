@@ -265,6 +265,8 @@ class Experiment:
             key = [config["models"][model], config["rewards"][objective], watch, config["budgets"][budget]]
             key += [config["methods"][method], seed, [(p, self.prompts[p]) for p in positions]]
             key += [self.chunks, self.thumbnails]
+            if isinstance(judge := _judge(self.methods[method]), str) and judge in config["rewards"]:
+                key.append(config["rewards"][judge])
             if asks_pilot(self.methods[method]):
                 key.append(self.pilot)
             text = json.dumps(key, sort_keys=True).encode()
@@ -292,6 +294,12 @@ def described(limits: Mapping[str, float]) -> str:
 def asks_pilot(named: Named) -> bool:
     """Whether a method takes an argument from the pilot."""
     return any(given == "pilot" or (isinstance(given, Mapping) and "per_std" in given) for given in named.args.values())
+
+
+def _judge(named: Named) -> Any:
+    """What a method's final choice names as its judge."""
+    said = named.args.get("final")
+    return said.get("judge") if isinstance(said, Mapping) else said
 
 
 def near(word: Any, known: Iterable[str]) -> str:

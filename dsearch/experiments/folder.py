@@ -1,7 +1,7 @@
 """A run on disk, to read and to write.
 
     run.json            the configuration with all defaults, versions, device and threads
-    images/             PNG files, named by counters
+    images/             PNG files, named by counters; of videos, contact sheets, and GIF files beside them
     units/NAME/         one finished search: records.jsonl, trace.safetensors, timing.json, sums.json
                         (thumbnails.safetensors)
     records.jsonl       all records in order, one an image; written when all units are there
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,12 +28,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .._optional import optional
-from ..core.result import Result
+from ..core.result import Lineage, Result
 from .experiment import Experiment, ExperimentError, Unit
 from .files import dumps, settle, write
 from .reader import from_data
-from .units import IMAGE, PARTS, SUMS, THUMBNAILS, UNIT, damage, lines, plain, read, sums, words
-from .written import images, png, records, thumbnail_bytes, trace_bytes
+from .units import IMAGE, PARTS, SUMS, THUMBNAILS, UNIT, VIDEO, damage, lines, plain, read, sums, words
+from .written import records, thumbnail_bytes, trace_bytes, written
 
 __all__ = ["FORMAT", "Run", "Trace", "exchange"]
 
@@ -52,6 +53,8 @@ class Trace(NamedTuple):
         values: `[B, N]` of all candidates of a step; None where nothing was scored.
         child: `[B, K]` which of the N candidates each survivor of a step was.
         order: `[B, K]` which of the last survivors each image is, best first.
+        reached: the level after each step, of a plan that goes back in noise; None for a straight descent.
+        parent: `[B, N]` which beam each candidate of a step came from, of a tree, -1 where there is none; else None.
     """
 
     prompts: list[str]
@@ -60,6 +63,14 @@ class Trace(NamedTuple):
     values: list[Tensor | None]
     child: list[Tensor]
     order: Tensor
+    reached: list[int] | None = None
+    parent: list[Tensor] | None = None
+
+    @property
+    def lineage(self) -> Lineage:
+        """Who descends from whom."""
+        parent = None if self.parent is None else tuple(self.parent)
+        return Lineage(tuple(self.child), tuple(self.width), self.order, parent)
 
 
 @dataclass(frozen=True)
@@ -154,8 +165,18 @@ class Run:
         Raises:
             ExperimentError: for a name that is none of a run's, and where no plain file is called so.
         """
-        name = record["image"]
-        if name is not None and not (isinstance(name, str) and IMAGE.fullmatch(name)):
+        return self._file(record["image"], IMAGE)
+
+    def video(self, record: Mapping[str, Any]) -> Path | None:
+        """The file of a record's video, whose contact sheet its image is; None where samples are no videos.
+
+        Raises:
+            ExperimentError: as `image`.
+        """
+        return self._file(record.get("video"), VIDEO)
+
+    def _file(self, name: Any, called: re.Pattern[str]) -> Path | None:
+        if name is not None and not (isinstance(name, str) and called.fullmatch(name)):
             raise ExperimentError(f"{self.folder}: a record calls its image {name!r}, as no run does")
         return None if name is None else plain(self.folder, name)
 
@@ -183,6 +204,8 @@ class Run:
             [held.get(f"values.{i}") for i in steps],
             [held[f"child.{i}"].long() for i in steps],
             held["order"].long(),
+            about.get("reached"),
+            [held[f"parent.{i}"].long() for i in steps] if "parent.0" in held else None,
         )
 
     def thumbnails(self, unit: Unit) -> dict[tuple[int, int], bytes]:
@@ -243,7 +266,7 @@ class Run:
         `maker` is a suffix unique to this writer, `cut` says what of a prompt the model does not read. Where it cannot
         be written, nothing of it is left.
         """
-        pictures = {name: png(result.images[place]) for place, name in images(unit, result).items()}
+        pictures = written(unit, result)
         said = "".join(dumps(record) for record in records(self.experiment, unit, result, cut))
         held = {"records.jsonl": said.encode(), "trace.safetensors": trace_bytes(result)}
         if result.thumbnails:
@@ -312,7 +335,7 @@ def exchange(new: Path, old: Path) -> None:
             with suppress(OSError):  # it holds what no run has written
                 unit.rmdir()
     for image in (old / "images").glob("*"):
-        if IMAGE.fullmatch(f"images/{image.name}"):
+        if IMAGE.fullmatch(f"images/{image.name}") or VIDEO.fullmatch(f"images/{image.name}"):
             image.unlink()
     for name in ("run.json", *OURS):
         (old / name).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from .experiment import Named
 from .quiet import hush
 from .typed import bind, checked_device, is_attribute
 
-__all__ = ["attribute", "check_reward", "reward", "reward_class", "unasked"]
+__all__ = ["as_named", "attribute", "check_reward", "reward", "reward_class", "unasked"]
 
-COMPOSED = ("weighted", "constrained", "cached")
-"""Rewards made of rewards, beside the classes that are."""
+COMPOSED = ("weighted", "constrained", "cached", "ensemble", "per_frame", "on_pil")
+"""Functions that make rewards, beside the classes that are rewards."""
 
 ALIASES = {"clip": "CLIPScore", "pickscore": "PickScore"}
 
@@ -43,6 +44,7 @@ def reward(named: Named, device: str | None = None) -> Reward:
         found = attribute(named.kind)
         return found(**args) if args else found
     made = reward_class(named.kind)
+    _call(made, args)
     if parts := _parts(made, args):
         return _composed(made, args, {name: [reward(one, device) for one in held] for name, held in parts.items()})
     if made.__name__ == "CLIPScore" and args.get("path") in ("guide", "judge"):
@@ -74,6 +76,15 @@ def _is_reward(found: Any, package: str) -> bool:
     return inspect.isclass(found) and found.__module__.startswith(package) and not issubclass(found, Exception)
 
 
+def _call(made: Any, args: dict[str, Any]) -> None:
+    """Puts the callable that `score` names, as `module:attribute`, in its place."""
+    if "score" in inspect.signature(made).parameters and "score" in args:
+        name = args["score"]
+        if not isinstance(name, str) or not is_attribute(name):
+            raise ValueError(f"score={name!r} is no module:attribute")
+        args["score"] = attribute(name)
+
+
 def _parts(made: Any, args: Mapping[str, Any]) -> dict[str, list[Named]]:
     """The rewards that a reward is made of, by argument.
 
@@ -81,7 +92,7 @@ def _parts(made: Any, args: Mapping[str, Any]) -> dict[str, list[Named]]:
         ValueError: for what names no reward.
     """
     found: dict[str, list[Named]] = {}
-    for name in ("reward", "rewards", "at_least"):
+    for name in ("reward", "rewards", "members", "at_least"):
         if name in inspect.signature(made).parameters and name in args:
             held = args[name]
             if name == "at_least":
@@ -92,11 +103,11 @@ def _parts(made: Any, args: Mapping[str, Any]) -> dict[str, list[Named]]:
             many = [held] if name == "reward" else held
             if not isinstance(many, list | tuple):
                 raise ValueError(f"{name}={held!r} is not a list of rewards")
-            found[name] = [_named(one) for one in many]
+            found[name] = [as_named(one) for one in many]
     return found
 
 
-def _named(given: Any) -> Named:
+def as_named(given: Any) -> Named:
     """A reward within a reward: its kind, or a mapping with its arguments."""
     if isinstance(given, str):
         return Named(given)
@@ -112,11 +123,35 @@ def _composed(made: Any, args: Mapping[str, Any], parts: Mapping[str, list[Any]]
     own.pop("rewards", None)
     if "reward" in parts:
         own["reward"] = parts["reward"][0]
+    if "members" in parts:
+        own["members"] = parts["members"]
+        if isinstance(own.get("reference"), str):
+            own["reference"] = _pictures(own["reference"])
     if "at_least" in parts:
         held = args["at_least"]
         bounds = held.values() if isinstance(held, Mapping) else [bound for _, bound in held]
         own["at_least"] = list(zip(parts["at_least"], bounds, strict=True))
     return made(*positional, **own)
+
+
+def _run(folder: str) -> Any:
+    """The run whose pictures are a reference."""
+    from .folder import Run
+
+    if not Path(folder, "run.json").is_file():
+        raise ValueError(f"reference={folder!r} is no run; give the folder of one, of plain samples for instance")
+    return Run.open(folder)
+
+
+def _pictures(folder: str) -> tuple[torch.Tensor, list[str]]:
+    """The pictures of a run, and their prompts."""
+    from ..plots import from_png
+
+    run = _run(folder)
+    files = [(file, record["prompt"]) for record in run.records() if (file := run.image(record)) is not None]
+    if not files:
+        raise ValueError(f"reference={folder!r} has no pictures yet; finish that run first")
+    return torch.stack([from_png(file) for file, _ in files]), [prompt for _, prompt in files]
 
 
 def check_reward(named: Named) -> None:
@@ -129,17 +164,23 @@ def check_reward(named: Named) -> None:
         attribute(named.kind)
         return
     made, args = reward_class(named.kind), dict(named.args)
+    _call(made, args)
     parts = _parts(made, args)
     for one in (one for held in parts.values() for one in held):
         check_reward(one)
     args.update({"reward": parts["reward"][0]} if "reward" in parts else {})
+    args.update({"members": parts["members"]} if "members" in parts else {})
+    own = dict(named.args)
+    if "members" in parts and isinstance(args.get("reference"), str):
+        _run(args["reference"])
+        own["reference"] = args["reference"] = [[0.0, 1.0]] * len(parts["members"])  # until they are asked
     if "at_least" in parts:
         args["at_least"] = parts["at_least"]
     if "rewards" in parts:
         del args["rewards"]
     bind(made, args, named.kind, *parts.get("rewards", ()))
     if parts:  # what is made of rewards loads nothing itself, and knows its own bounds
-        _composed(made, named.args, {name: [unasked] * len(held) for name, held in parts.items()})
+        _composed(made, own, {name: [unasked] * len(held) for name, held in parts.items()})
     if isinstance(args.get("device"), str):
         checked_device(args["device"])
 

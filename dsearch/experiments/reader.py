@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import studies
-from .._text import prompts_of, read_text
+from .._text import read_text
 from ..core.plan import Bill
 from . import document, pictures
 from .experiment import AXES, PILOT, SEEDS, Experiment, ExperimentError, Model, Named, near
+from .prompt_sets import prompt_set, read_prompts
 from .typed import LARGEST, refuse_odd_number, short
 
 __all__ = ["from_data", "load", "parse"]
@@ -121,7 +122,7 @@ class _Reader:
                 self.whole(("chunks", name), size, 1)
         if data.get("prices") is not None:
             units = ("model_call", "decode", "reward_call")
-            prices = self.mapping(("prices",), data["prices"], units, units)
+            prices = self.mapping(("prices",), data["prices"], (*units, "comparison"), units)
             for unit, price in prices.items():
                 self.number(("prices", unit), price, zero=True)
         parts: dict[str, Any] = {**named, **data}
@@ -164,13 +165,24 @@ class _Reader:
     def prompts(self, given: Any) -> tuple[Any, ...]:
         if not isinstance(given, Mapping):
             return tuple(self.sequence(("prompts",), given))
-        file = self.mapping(("prompts",), given, ("file",), ("file",))["file"]
-        if self.folder is None or not isinstance(file, str) or not (self.folder / file).is_file():
-            self.refuse(("prompts", "file"), f"no file {file!r} beside the experiment; one prompt a line")
+        said = self.mapping(("prompts",), given, ("file", "set", "first"))
+        file, name = said.get("file"), said.get("set")
+        if "set" not in said and "file" not in said:
+            self.refuse(("prompts",), "file or set is missing; name a file beside the experiment, or a set of prompts")
+        if "set" in said and not isinstance(name, str):
+            self.refuse(("prompts", "set"), f"{short(name)} is not a name")
+        path = None
+        if "file" in said:
+            if self.folder is None or not isinstance(file, str) or not (self.folder / file).is_file():
+                self.refuse(("prompts", "file"), f"no file {file!r} beside the experiment; one prompt a line")
+            path = self.folder / file
         try:
-            return tuple(prompts_of(self.folder / file))
+            found = tuple(read_prompts(path)) if name is None and path else prompt_set(str(name), path)
         except ValueError as error:
-            self.refuse(("prompts", "file"), str(error))
+            self.refuse(("prompts", "set" if path is None else "file"), str(error))
+        if "first" in said:
+            found = found[: self.whole(("prompts", "first"), said["first"], 1)]
+        return found
 
     def sweep(self, path: Place, given: Any) -> Mapping[str, tuple[Any, ...]]:
         sweep = self.mapping(path, given, AXES)

@@ -82,10 +82,9 @@ def run(
     shop.check()
     if overwrite and (os.path.lexists(out / "run.json") or (out / NEW).exists()):
         return _overwritten(out, experiment, shard, given=given, ranks=ranks, progress=progress, say=say)
-    if first:
-        out.mkdir(parents=True, exist_ok=True)
     maker = f"{i}-{n}"
-    with locked(out / f".shard-{maker}" if first else None, f"another process is running shard {i}/{n} of {out}", say):
+    lock = out / f".shard-{maker}" if first else None
+    with _made(lock), locked(lock, f"another process is running shard {i}/{n} of {out}", say):
         whole = Run(out, experiment, _about(experiment))
         if first:
             _refuse_others(whole, say)
@@ -109,6 +108,25 @@ def run(
         if first and whole.complete:
             whole.finish(maker)
     return whole
+
+
+@contextmanager
+def _made(lock: Path | None) -> Iterator[None]:
+    """The folder of a lock, removed again where it was made for what is then refused before it holds a run."""
+    if lock is None:
+        yield
+        return
+    folder = lock.parent
+    new = not os.path.lexists(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new and not (folder / "run.json").exists():
+            lock.unlink(missing_ok=True)
+            with suppress(OSError):  # another shard is there
+                folder.rmdir()
+        raise
 
 
 def _whole(whole: Run, unit: Unit, say: Callable[[str], object]) -> bool:
@@ -170,8 +188,8 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
         own = source.folder / "units" / unit.name
         names = [name for name in (*PARTS, THUMBNAILS, SUMS) if (own / name).exists()]
         files = {name: plain(source.folder, f"units/{unit.name}/{name}").read_bytes() for name in names}
-        images = [source.image(record) for record in source.records_of(unit)]
-        pictures = {f"images/{file.name}": file.read_bytes() for file in images if file is not None}
+        shown = [made for record in source.records_of(unit) for made in (source.image(record), source.video(record))]
+        pictures = {f"images/{file.name}": file.read_bytes() for file in shown if file is not None}
         merged.place(unit, files, pictures, "merge")
     merged.finish()
     return merged

@@ -15,7 +15,21 @@ from .._optional import optional
 from ..core.plan import Bill
 from .experiment import ExperimentError, Unit
 
-__all__ = ["IMAGE", "PARTS", "SUMS", "THUMBNAILS", "UNIT", "damage", "lines", "plain", "read", "sums", "words"]
+__all__ = [
+    "IMAGE",
+    "PARTS",
+    "SUMS",
+    "THUMBNAILS",
+    "UNIT",
+    "VIDEO",
+    "damage",
+    "lines",
+    "pictures",
+    "plain",
+    "read",
+    "sums",
+    "words",
+]
 
 PARTS = ("records.jsonl", "timing.json", "trace.safetensors")
 """The files that every unit has."""
@@ -31,6 +45,9 @@ UNIT = re.compile(r"\d{6,}-[0-9a-f]{12}")
 
 IMAGE = re.compile(r"images/(\d{6,})-\d{4,}-\d{4,}\.png")
 """How an image is called: by its unit's index, its group and its rank."""
+
+VIDEO = re.compile(r"images/(\d{6,})-\d{4,}-\d{4,}\.gif")
+"""How the video is called whose contact sheet the image is."""
 
 FORMER = {"guide": "objective", "observed": "held_out", "guides": "objectives", "observe": "held_out"}
 """Words of version 0.1, and today's."""
@@ -77,7 +94,7 @@ def damage(folder: Path, unit: Unit) -> str | None:
         own = f"units/{unit.name}"
         records = read(folder, unit)
         _check(unit, records, json.loads(lines(folder, unit, "timing.json")[0]))
-        images = {record["image"] for record in records if record["image"] is not None}
+        images = {name for record in records for name in pictures(record)}
         if (folder / own / SUMS).exists():
             _summed(folder, own, images)
         else:
@@ -92,6 +109,11 @@ def damage(folder: Path, unit: Unit) -> str | None:
 def read(folder: Path, unit: Unit) -> list[dict[str, Any]]:
     """The records of a unit, one an image."""
     return [words(json.loads(line)) for line in lines(folder, unit, "records.jsonl")]
+
+
+def pictures(record: Mapping[str, Any]) -> list[Any]:
+    """The names of a record's files: its image, and where that is a contact sheet, the video."""
+    return [record[kind] for kind in ("image", "video") if record.get(kind) is not None]
 
 
 def lines(folder: Path, unit: Unit, file: str) -> list[str]:
@@ -111,8 +133,10 @@ def _check(unit: Unit, records: Sequence[dict[str, Any]], timing: Mapping[str, A
     for record in records:
         numbers += [record["reward"], record["log_w"], record["kl"], *record["held_out"].values()]
         counts += [record["rank"], record["ancestor"]]
-        counts += [record[kind][of] for kind in ("bill", "planned") for of in Bill._fields]
-        if record["position"] not in unit.positions or not _its_own(unit, record["image"]):
+        counts += [record[kind][of] for kind in ("bill", "planned") for of in Bill().counts()]
+        counts += [record[kind].get("comparisons", 0) for kind in ("bill", "planned")]
+        own = _its_own(unit, record["image"], IMAGE) and _its_own(unit, record.get("video"), VIDEO)
+        if record["position"] not in unit.positions or not own:
             raise ValueError(f"position {record['position']!r}, image {record['image']!r}")
     odd = [n for n in numbers if n is not None and type(n) not in (int, float)]
     odd += [n for n in counts if type(n) is not int] + [n for n in [timing["seconds"]] if type(n) not in (int, float)]
@@ -120,11 +144,11 @@ def _check(unit: Unit, records: Sequence[dict[str, Any]], timing: Mapping[str, A
         raise ValueError(f"{odd[0]!r} is no such number")
 
 
-def _its_own(unit: Unit, image: Any) -> bool:
+def _its_own(unit: Unit, image: Any, called: re.Pattern[str]) -> bool:
     """Whether this is how an image of the unit is called; no name leads out of the folder."""
     if image is None:
         return True
-    named = IMAGE.fullmatch(image) if isinstance(image, str) else None
+    named = called.fullmatch(image) if isinstance(image, str) else None
     return named is not None and int(named[1]) == unit.index
 
 

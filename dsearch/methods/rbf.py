@@ -9,7 +9,7 @@ from torch import Tensor
 from ..core import potential, selection
 from ..core.contract import Beams, Memory, Reward, Scores, Step
 from ..core.engine import Engine
-from ..core.expand import expand
+from ..core.expand import expand, step_done
 from ..core.method import Method, Sized, Value
 from ..core.plan import Plan, uniform_plan
 from ..core.steps import children, scores_of, valued, where
@@ -63,7 +63,7 @@ def one_by_one(
 
     Beams that are done wait without cost for the others; groups that `stop [B]` draw one child per beam.
     """
-    if not plan.score[i]:
+    if not plan.score[i] or plan.reached[i] == plan.num_steps:
         return expand(engine, method, plan, i, beams, watching, stop)
     # No beam draws more than all widths so far, less the one child that each earlier step took at least.
     reach = 1 + sum(w - 1 for w, scored in zip(plan.width[: i + 1], plan.score, strict=False) if scored)
@@ -77,18 +77,19 @@ def one_by_one(
         if not drawing.any():
             break
         with engine.drawing(rng.under(f"draw {j}")):
-            child = children(engine, beams, i, 1, drawing)
+            child = children(engine, beams, plan.levels[i], 1, drawing)
         number = torch.arange(batch_shape[1], device=left.device) * reach + j
         child = replace(child, child=number.expand(batch_shape))
-        value = valued(engine, method, child, i + 1, watching)
+        value = valued(engine, method, child, plan.reached[i], watching)
         values = values.to(value.dtype)
         better = drawing & (value > values.amax(dim=-1)) if j else drawing
         values[..., j] = torch.where(drawing, value, -torch.inf)
         best = where(better, replace(child, value=value), best)
         left = left - drawing.long()
-        done = done | (drawing & improved(scores_of(engine, child, value, i + 1, 1)))
+        done = done | (drawing & improved(scores_of(engine, child, value, plan.reached[i], 1)))
     survivors = replace(best, kl=torch.full_like(best.kl, torch.nan), memory=left)
-    return survivors, Step(i, plan.alive[i], reach, rearrange(values, "b k j -> b (k j)")), None
+    values = rearrange(values, "b k j -> b (k j)")
+    return survivors, replace(step_done(plan, i, values), width=reach), None
 
 
 def improved(scores: Scores) -> Tensor:

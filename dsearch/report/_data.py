@@ -16,8 +16,8 @@ from ..compare.along import along
 from ..compare.cells import Found, Key, key_of, usual_baseline
 from ..compare.reading import reading
 from ..compare.rows import Row, row_of
+from ..compare.words import ties_of
 from ..core.plan import Bill
-from ..core.result import Lineage
 from ..experiments.experiment import Unit, described
 from ..experiments.folder import Run, Trace
 
@@ -52,12 +52,28 @@ class Search(NamedTuple):
     @property
     def rows(self) -> list[int]:
         """Candidates of each step, drawn or not."""
+        if self.trace.parent is not None:
+            return [len(self.parents(step) or ()) for step in range(len(self.trace.alive))]
         return [alive * width for alive, width in zip(self.trace.alive, self.trace.width, strict=True)]
+
+    @property
+    def tiles(self) -> list[int]:
+        """Thumbnails on each step's sheet: of a tree as many as the unit's largest has nodes."""
+        return self.rows if self.trace.parent is None else [child.shape[1] for child in self.trace.child]
 
     def values(self, step: int) -> Tensor | None:
         """`[N]` of a step's candidates, -inf for those that were not drawn; None where nothing was scored."""
         values = self.trace.values[step]
-        return None if values is None else values[self.group].float()
+        if values is None:
+            return None
+        own = self.parents(step)
+        return values[self.group].float() if own is None else values[self.group, : len(own)].float()
+
+    def parents(self, step: int) -> list[int] | None:
+        """Of a tree, which node of the level before each node came from; None for a search by steps."""
+        if self.trace.parent is None:
+            return None
+        return [parent for parent in self.trace.parent[step][self.group].tolist() if parent >= 0]
 
 
 def searches(run: Run) -> list[Search]:
@@ -72,8 +88,7 @@ def searches(run: Run) -> list[Search]:
 def _searches(run: Run, unit: Unit) -> Iterator[Search]:
     records = run.records_of(unit)
     trace = run.trace(unit)
-    descent = Lineage(tuple(trace.child), tuple(trace.width), trace.order)
-    path, ancestor, k = descent.path(), descent.ancestor(), trace.order.shape[1]
+    path, ancestor, k = trace.lineage.path(), trace.lineage.ancestor(), trace.order.shape[1]
     for b in range(len(trace.prompts)):
         yield Search(unit, b, trace, records[b * k : (b + 1) * k], path[b], ancestor[b])
 
@@ -85,6 +100,7 @@ def overview(run: Run, searches: Sequence[Search]) -> dict[str, Any]:
     of: dict[Key, list[Search]] = {}
     for search in searches:
         of.setdefault(key_of(run, search.unit), []).append(search)
+    rows = [row_of(found, key, base) for key in of]
     return {
         "title": run.folder.resolve().name,
         "finished": len(run.finished),
@@ -96,13 +112,21 @@ def overview(run: Run, searches: Sequence[Search]) -> dict[str, Any]:
         "held_out": {objective: list(experiment.held_out_from(objective)) for objective in experiment.objectives},
         "budgets": [described(budget) for budget in config["budgets"]],
         "seeds": list(experiment.seeds),
+        "ties": _ties(rows),
         "baseline": base,
         "repeated": "prompts" if found.single else "seeds",
         "config": _yaml(config),
         "about": dict(run.about),
-        "cells": [_cell(found, row_of(found, key, base), own) for key, own in of.items()],
+        "cells": [_cell(found, row, own) for row, own in zip(rows, of.values(), strict=True)],
         "searches": [_line(search, list(of).index(key_of(run, search.unit))) for search in searches],
     }
+
+
+def _ties(rows: Sequence[Row]) -> list[str]:
+    """How often rewards tie, for each model and objective."""
+    places = dict.fromkeys((row.model, row.objective) for row in rows)
+    said = [(place, ties_of([row for row in rows if (row.model, row.objective) == place])) for place in places]
+    return [text if len(places) == 1 else f"{' under '.join(place)}: {text}" for place, text in said]
 
 
 def _yaml(config: dict[str, Any]) -> str:
@@ -152,7 +176,7 @@ def _plan(own: Sequence[Search]) -> dict[str, Any]:
 
 def _drawn(search: Search, step: int) -> int:
     values = search.values(step)
-    return search.rows[step] if values is None else int((values > -math.inf).sum())
+    return search.rows[step] if values is None else int((values != -math.inf).sum())
 
 
 def _line(search: Search, cell: int) -> dict[str, Any]:
@@ -172,7 +196,8 @@ def lineage(search: Search) -> dict[str, Any]:
 
     Candidate j of step i is a child of beam `j // width[i]`, which is candidate `child[i - 1][beam]` of the step
     before, or beam `beam` of x_T. `values` are float32, of the scored steps one after another; `child` is None where
-    all candidates lived on in their order.
+    all candidates lived on in their order. `reached` are the levels of a search that goes back in noise, `parent` of a
+    tree which node of the level before each node came from; all nodes live on.
     """
     trace, b = search.trace, search.group
     values = [search.values(i) for i in range(len(trace.alive))]
@@ -181,9 +206,11 @@ def lineage(search: Search) -> dict[str, Any]:
     return {
         "alive": trace.alive,
         "width": trace.width,
+        "reached": trace.reached,
         "scored": [part is not None for part in values],
         "values": base64.b64encode(torch.cat(scored).numpy().astype("<f4").tobytes()).decode() if scored else "",
-        "child": [_moved(child[b].tolist(), n) for child, n in zip(trace.child, search.rows, strict=True)],
+        "child": [_moved(child[b, :n].tolist(), n) for child, n in zip(trace.child, search.rows, strict=True)],
+        "parent": None if trace.parent is None else [search.parents(step) for step in range(len(trace.alive))],
         "order": trace.order[b].tolist(),
         "path": search.path.tolist(),
         "ancestor": search.ancestor.tolist(),

@@ -15,6 +15,7 @@ from ..compare.reading import reading
 from ..experiments.files import dumps
 from ..experiments.folder import Run
 from ..experiments.written import WIDEST
+from ..media import FPS
 from ._data import Search, lineage
 
 __all__ = ["LADDER", "Rung", "fitted"]
@@ -155,15 +156,15 @@ def _drawn(search: Search, strips: dict[int, bytes], rung: Rung, each: Callable[
     """A thumbnail's size, and by step their sheet, which candidates are on it (None for all), and how many a row."""
     if not strips:
         return {"tile": None, "strips": {}}
-    fewest = min(strips, key=lambda i: search.rows[i])
-    tile = _tile(_open(strips[fewest]).size, search.rows[fewest])
+    fewest = min(strips, key=lambda i: search.tiles[i])
+    tile = _tile(_open(strips[fewest]).size, search.tiles[fewest])
     held = {i: _kept(search, i) if rung.whose == "kept" else None for i in strips}
-    coded = each(lambda i: _sheet(strips[i], tile, search.rows[i], rung.thumbnails, held[i]), strips)
+    coded = each(lambda i: _sheet(strips[i], tile, search.tiles[i], rung.thumbnails, held[i]), strips)
     sheets = zip(strips, coded, strict=True)
     return {
         "tile": tile,
         "strips": {
-            str(i): [_base64(sheet), held[i], _columns(tile, len(held[i] or range(search.rows[i])))]
+            str(i): [_base64(sheet), held[i], _columns(tile, len(held[i] or range(search.tiles[i])))]
             for i, sheet in sheets
         },
     }
@@ -216,17 +217,33 @@ def _picked(sheet: Any, tile: Size, count: int, held: Sequence[int]) -> Any:
 
 
 def _image(run: Run, record: Mapping[str, Any], coding: Coding | None) -> str | None:
-    """The data URL of a record's image; None where there is none."""
-    file = run.image(record)
+    """The data URL of a record's image, or of its video; None where there is none."""
+    file = run.video(record) or run.image(record)
     if file is None:
         return None
     stored = file.read_bytes()
     if coding is not None:
-        picture = _open(stored).convert("RGB")
-        made = _webp(picture.resize(_size(picture.size, coding.pixels)), coding.quality)
+        made = _coded(_open(stored), coding)
         if len(made) < len(stored):
             return f"data:image/webp;base64,{_base64(made)}"
-    return f"data:image/png;base64,{_base64(stored)}"
+    return f"data:image/{file.suffix[1:]};base64,{_base64(stored)}"
+
+
+def _coded(picture: Any, coding: Coding) -> bytes:
+    """A picture, or all frames of a video."""
+    with optional():
+        from PIL import ImageSequence
+
+    size = _size(picture.size, coding.pixels)
+    frames = [frame.convert("RGB").resize(size) for frame in ImageSequence.Iterator(picture)]
+    if len(frames) == 1:
+        return _webp(frames[0], coding.quality)
+    into = BytesIO()
+    pause = picture.info.get("duration", round(1000 / FPS))
+    frames[0].save(
+        into, "webp", save_all=True, append_images=frames[1:], duration=pause, loop=0, quality=coding.quality, method=2
+    )
+    return into.getvalue()
 
 
 def _size(size: Size, pixels: int | None) -> Size:

@@ -155,7 +155,9 @@ function bill() {
     host = $("bill");
   if (!cells.length) return host.replaceChildren(nothing());
   const several = data.budgets.length > 1,
-    units = ["model_calls", "decodes", "reward_calls"];
+    units = ["model_calls", "decodes", "reward_calls", "comparisons"].filter(
+      (_, i) => i < 3 || cells.some((cell) => cell.bill.planned[i]),
+    );
   const both = (cell, i) =>
     h("td", {}, count(cell.bill.bill[i]), h("span", { class: "quiet" }, ` / ${count(cell.bill.planned[i])}`));
   const rows = cells.map(({ method, budget, bill }, n) =>

@@ -54,7 +54,8 @@ function lineage() {
 function arbour(host, controls, n, drawn) {
   const search = data.searches[n],
     columns = grow(drawn, search),
-    steps = drawn.width.length;
+    steps = drawn.width.length,
+    clean = (step) => (drawn.reached ? drawn.reached[step] === drawn.reached[steps - 1] : step === steps - 1);
   const finite = columns.flatMap((column) => column.nodes.map((node) => node.value)).filter(known);
   const digits = digitsFor(finite, 0.5),
     said = (value) => fixed(value, digits);
@@ -74,7 +75,7 @@ function arbour(host, controls, n, drawn) {
       const held = drawn.strips[step];
       const url = held ? URL.createObjectURL(new Blob([bits(held[0])], { type: "image/webp" })) : null;
       if (url) urls.push(url);
-      const total = drawn.alive[step] * drawn.width[step];
+      const total = drawn.parent ? drawn.parent[step].length : drawn.alive[step] * drawn.width[step];
       strips.set(
         step,
         held && {
@@ -303,14 +304,14 @@ function arbour(host, controls, n, drawn) {
     if (column.kind === "start") made.append(h("b", {}, "x", h("sub", {}, "T")), plural(column.nodes.length, "beam"));
     else if (column.kind === "plain")
       made.append(
-        h("b", {}, plural(column.to - column.from + 1, "plain step")),
+        h("b", {}, column.way || plural(column.to - column.from + 1, "plain step")),
         column.to > column.from ? `${column.from} to ${column.to}` : `step ${column.from}`,
       );
     else if (column.kind === "returned") made.append(h("b", {}, "Returned"), plural(column.nodes.length, "image"));
     else
       made.append(
-        h("b", {}, `Step ${column.step}${column.step === steps - 1 ? ", clean" : ""}`),
-        `${kept} of ${drew} kept`,
+        h("b", {}, `Step ${column.step}${clean(column.step) ? ", clean" : ""}`),
+        column.way || `${kept} of ${drew} kept`,
       );
     made.style.left = `${x}px`;
     return made;
@@ -471,7 +472,7 @@ function arbour(host, controls, n, drawn) {
         ? "pure noise"
         : column.kind === "returned"
           ? "returned"
-          : `step ${column.step} (0\u2013${steps - 1})`;
+          : `step ${column.step} (0\u2013${steps - 1})${column.way ? `, ${column.way}` : ""}`;
     range.setAttribute("aria-valuetext", where.textContent);
     back.disabled = now.column === 0;
     on.disabled = now.column === columns.length - 1;
@@ -629,6 +630,9 @@ function arbour(host, controls, n, drawn) {
         : "; lines lead from parent to child, the thick one from noise to the images returned.",
       columns.some((column) => column.kind === "plain")
         ? " At plain steps each beam takes one child, and nothing is scored."
+        : "",
+      drawn.reached
+        ? " This search goes back in noise: where a column says so, samples are noised again, to come down once more."
         : "",
     ),
   );

@@ -13,6 +13,7 @@ function header() {
     `${listed(parts)} on ${listed(data.models)}. ${listed(data.objectives)} ${data.objectives.length > 1 ? "objective" : "objectives"} the search`,
     held_out.length ? `; ${listed(held_out)} ${held_out.length > 1 ? "are" : "is"} held out.` : ".",
   );
+  for (const said of data.ties || []) note("", said);
   if (data.finished < data.units) {
     note("Unfinished. ", `${data.finished} of ${plural(data.units, "search run")} are done; the report is of those.`);
   }

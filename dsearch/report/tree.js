@@ -10,6 +10,14 @@ function bits(encoded) {
   return held;
 }
 
+/** Where a step leads that goes back in noise, in words; nothing for a denoising step. */
+function leads(drawn, step) {
+  if (!drawn.reached) return "";
+  const from = step ? drawn.reached[step - 1] : 0,
+    to = drawn.reached[step];
+  return to > from ? "" : to < from ? `back to level ${to}` : `back, and down to level ${to}`;
+}
+
 /** Columns of nodes: x_T, the steps that were scored or branched, runs of plain steps, and the images. */
 function grow(drawn, search) {
   const values = new Float32Array(bits(drawn.values).buffer),
@@ -40,18 +48,22 @@ function grow(drawn, search) {
   let at = 0,
     plain = null;
   drawn.width.forEach((width, step) => {
-    const total = drawn.alive[step] * width,
-      moved = drawn.child[step];
-    if (!drawn.scored[step] && width === 1) {
+    const parents = drawn.parent && drawn.parent[step],
+      total = parents ? parents.length : drawn.alive[step] * width,
+      moved = drawn.child[step],
+      way = leads(drawn, step);
+    if (!drawn.scored[step] && width === 1 && !parents) {
       if (moved) beams = moved.map((j) => beams[j]);
-      if (plain) plain.to = step;
-      else columns.push((plain = { kind: "plain", from: step, to: step, nodes: [], alive: drawn.alive[step] }));
+      if (plain && !way) plain.to = step;
+      else columns.push((plain = { kind: "plain", from: step, to: step, nodes: [], alive: drawn.alive[step], way }));
+      if (way) plain = null;
       return;
     }
     plain = null;
-    const column = { kind: "step", step, nodes: [], alive: drawn.alive[step], width };
+    const column = { kind: "step", step, nodes: [], alive: drawn.alive[step], width, way };
     for (let j = 0; j < total; j++) {
-      const parent = beams[Math.floor(j / width)],
+      const beam = parents ? parents[j] : Math.floor(j / width),
+        parent = beams[beam],
         value = drawn.scored[step] ? values[at++] : NaN;
       node(column, {
         kind: "step",
@@ -61,7 +73,7 @@ function grow(drawn, search) {
         drawn: value !== -Infinity,
         parent,
         root: parent.root,
-        beam: Math.floor(j / width),
+        beam,
       });
     }
     const kept = moved || column.nodes.map((_, j) => j);

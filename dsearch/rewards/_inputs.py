@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dsearch.core.contract import Reward
+
 TOLERANCE = 1e-3  # a quarter of a grey level of 255: too little to change a rounded pixel
 
 
@@ -37,3 +39,14 @@ def check_prompts(images: Tensor, prompts: Sequence[str]) -> None:
     if isinstance(prompts, str) or len(prompts) != len(images):
         got = "one string" if isinstance(prompts, str) else f"{len(prompts)} prompts"
         raise ValueError(f"{got} for {len(images)} images; pass a list with one prompt for each image")
+
+
+def asked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
+    """What a reward says of pictures of its own, on their device; one number per image, or the name of who errs."""
+    said = torch.as_tensor(reward(images.clone(), prompts[:]), device=images.device).clone()
+    if said.shape != (len(images),):
+        name = getattr(reward, "__name__", type(reward).__name__)
+        raise ValueError(
+            f"{name} returned shape {tuple(said.shape)} for {len(images)} images; return one number per image"
+        )
+    return said

@@ -4,7 +4,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class Judge:
 
     As a reward it takes images `[N, 3, H, W]` in [0, 1] and prompts -> `[N]`; `compare` takes pairs of images.
     """
+
+    symmetric: ClassVar[bool] = True  # `compare` asks for both orders itself
 
     def __init__(self, question: str | None, mode: Mode, scale: tuple[float, float], memory: int) -> None:
         if mode not in get_args(Mode):

@@ -1,6 +1,7 @@
 """Images as bytes: what encoders, judges and caches read. None writes into what it is given."""
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["content", "to_pil", "to_uint8"]
+__all__ = ["content", "of_file", "to_pil", "to_uint8"]
 
 
 def to_uint8(images: Tensor) -> "np.ndarray":
@@ -26,6 +27,21 @@ def to_pil(images: Tensor) -> list[Any]:
     from PIL import Image
 
     return [Image.fromarray(array) for array in to_uint8(images)]
+
+
+def of_file(path: str | Path) -> Tensor:
+    """A picture's file -> `[3, H, W]` in [0, 1].
+
+    Raises:
+        FileNotFoundError: where there is none.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no picture at {str(path)!r}; give the file of one")
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def content(image: Tensor, text: str) -> bytes:

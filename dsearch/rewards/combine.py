@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dsearch.core.contract import Reward, precise
-from dsearch.rewards._inputs import check_prompts
+from dsearch.rewards._inputs import asked, check_prompts
 from dsearch.rewards._pictures import content
 from dsearch.rewards.compressibility import Compressibility, Incompressibility
 
@@ -41,7 +41,7 @@ class Weighted:
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """The weighted sum of what the rewards say, `[N]`."""
-        said = [w * _asked(r, images, prompts) for r, w in zip(self.rewards, self.weights, strict=True)]
+        said = [w * asked(r, images, prompts) for r, w in zip(self.rewards, self.weights, strict=True)]
         return torch.stack(said).sum(dim=0)
 
 
@@ -75,7 +75,7 @@ class ZScored:
         Raises:
             ValueError: for fewer than 2 pictures, or where they all score alike.
         """
-        said = precise(_asked(reward, images, prompts))
+        said = precise(asked(reward, images, prompts))
         std = float(said.std()) if len(said) > 1 else 0.0
         if not std > 0:
             raise ValueError(
@@ -85,7 +85,7 @@ class ZScored:
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """What the reward says, standardised: `[N]`."""
-        return (_asked(self.reward, images, prompts) - self.mean) / self.std
+        return (asked(self.reward, images, prompts) - self.mean) / self.std
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Constrained:
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """What the reward says, less the penalties: `[N]`."""
-        total = _asked(self.reward, images, prompts)
+        total = asked(self.reward, images, prompts)
         for other, bound in self.at_least:
-            total = total - self.penalty * (bound - _asked(other, images, prompts)).clamp(min=0)
+            total = total - self.penalty * (bound - asked(other, images, prompts)).clamp(min=0)
         return total
 
 
@@ -151,7 +151,7 @@ class Cached:
         new = sorted(row for key, row in first.items() if key not in self._known)
         found = {key: self._known[key] for key in first if key in self._known}
         if new:
-            said = _asked(self.reward, images[new], [prompts[row] for row in new])
+            said = asked(self.reward, images[new], [prompts[row] for row in new])
             found |= {keys[row]: score for row, score in zip(new, said.detach().cpu(), strict=True)}
         for key in first:
             self._known[key] = found[key]
@@ -194,7 +194,7 @@ class Threaded:
         with ThreadPoolExecutor(self.workers, thread_name_prefix="reward") as pool:
             said = list(
                 pool.map(
-                    lambda row: _asked(self.reward, images[row : row + 1], prompts[row : row + 1]), range(len(images))
+                    lambda row: asked(self.reward, images[row : row + 1], prompts[row : row + 1]), range(len(images))
                 )
             )
         return torch.cat(said)
@@ -256,10 +256,10 @@ class Retried:
         """What the reward says, asked again where it raises: `[N]`."""
         for attempt in range(self.times):
             try:
-                return _asked(self.reward, images, prompts)
+                return asked(self.reward, images, prompts)
             except self.on:
                 time.sleep(self.wait * 2**attempt)
-        return _asked(self.reward, images, prompts)
+        return asked(self.reward, images, prompts)
 
 
 def retried(
@@ -273,17 +273,6 @@ def retried(
         ValueError: for no times or a negative wait.
     """
     return Retried(reward, times, wait, on)
-
-
-def _asked(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
-    """What a reward says of pictures of its own, on their device; one number per image, or the name of who errs."""
-    said = torch.as_tensor(reward(images.clone(), prompts[:]), device=images.device).clone()
-    if said.shape != (len(images),):
-        name = getattr(reward, "__name__", type(reward).__name__)
-        raise ValueError(
-            f"{name} returned shape {tuple(said.shape)} for {len(images)} images; return one number per image"
-        )
-    return said
 
 
 def example() -> Weighted:

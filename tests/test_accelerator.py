@@ -131,10 +131,10 @@ def searched(denoiser, method, prompts=PROMPTS, watch=(), **options):
             waits.append(seen[ends[-1] :])
         ends.append(len(seen))
 
-    began = time.perf_counter()
+    began, counted = time.perf_counter(), [] if method.program is not None else [note]
     with accelerator.waits() as seen:
-        result = dsearch.search(denoiser, method, prompts, seed=3, watch=[*watch, note], **options)
-    return Ran(result, waits, round(time.perf_counter() - began, 3))
+        result = dsearch.search(denoiser, method, prompts, seed=3, watch=[*watch, *counted], **options)
+    return Ran(result, waits if counted else [seen], round(time.perf_counter() - began, 3))
 
 
 def said(result):
@@ -196,8 +196,9 @@ WAITS = {
     "epsilon_greedy": lambda trace: 1,  # after each round but the last: which noise to go on from
     "abcd": lambda trace: 1,
     "rbf": lambda trace: 1 + 2 * max(step.width for step in trace),
+    **dict.fromkeys(("dfs", "dts", "threshold"), lambda trace: 2 * len(PROMPTS) * sum(s.alive for s in trace) + 3),
 }
-"""The most waits in a step, of the methods that cannot do without (docs/engine.md)."""
+"""The most waits in a step, of a tree in all, of the methods that cannot do without (docs/engine.md)."""
 
 
 @every_method

@@ -267,7 +267,7 @@ def test_lookahead_spends_what_it_says(steps, rollouts, deterministic, over):
     looking = value.lookahead(steps, rollouts, deterministic, over)
     result = run(methods.svdd(reward, 3, 2, value=looking), denoiser=model)
     assert result.cost.bill == result.cost.planned
-    assert (model.model_calls, model.decodes, reward.calls) == tuple(result.cost.spent)
+    assert (model.model_calls, model.decodes, reward.calls) == tuple(result.cost.spent)[:3]
 
 
 def test_lookahead_of_no_steps_is_the_posterior_mean():
@@ -356,7 +356,7 @@ def test_a_switched_value_is_the_early_one_and_then_the_late_one():
     early, late = value.lookahead(1), value.posterior_mean
     model, reward = Counted(toy.example()), CountedReward(smooth)
     result = run(methods.svdd(reward, 3, value=value.switched(early, late, 0.5)), denoiser=model)
-    assert result.cost.bill == result.cost.planned and tuple(result.cost.spent) == (
+    assert result.cost.bill == result.cost.planned and tuple(result.cost.spent)[:3] == (
         model.model_calls,
         model.decodes,
         reward.calls,

@@ -52,7 +52,7 @@ def test_a_call_of_an_experiment_is_the_call_in_python(tmp_path, painter):
     found = dsearch.search(AnyPipeline(pipe, **call), dsearch.methods.svdd(contrast, width=2), ["cat"])
     (record,) = run.records()
     assert record["reward"] == pytest.approx(float(found.rewards), abs=1e-4)
-    assert record["bill"] == dsearch.methods.svdd(contrast, width=2).bill(2)._asdict()
+    assert dsearch.Bill(**record["bill"]) == dsearch.methods.svdd(contrast, width=2).bill(2)
 
 
 def test_a_record_says_what_was_called_by_the_hash_of_the_image(tmp_path, painter):

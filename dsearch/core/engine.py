@@ -275,6 +275,10 @@ class Engine:
             self._read = prompt_index, prompt_index.flatten().tolist()
         return self._read[1]
 
+    def knows(self, prompt_index: Tensor, numbers: Sequence[int]) -> None:
+        """What whoever made `prompt_index` knows of it: which prompts its rows have, so that it need not be read."""
+        self._read = prompt_index, list(numbers)
+
     def copied(self, candidates: Beams) -> Beams:
         """Candidates for a callable of the user's: what was read of theirs is known of the copy."""
         mine = own(candidates)

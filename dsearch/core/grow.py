@@ -196,7 +196,9 @@ class Forest:
         return map_tree(lambda *leaves: torch.stack(leaves)[None], *(self.held[node] for node in nodes))
 
     def _prompts(self, groups: Sequence[int], device: torch.device) -> Tensor:
-        return move(torch.tensor([groups], device="cpu"), device)
+        index = move(torch.tensor([groups], device="cpu"), device)
+        self.engine.knows(index, groups)
+        return index
 
     # ---- what is returned -----------------------------------------------------------------------------------------
 

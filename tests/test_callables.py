@@ -98,18 +98,18 @@ def test_what_watches_and_scribbles_changes_nothing(example, how, chunks):
         def candidates(self, *given):
             scribbled([entry for entry in given if not isinstance(entry, int | dsearch.core.engine.Engine)], how)
 
-        def survivors(self, step, beams, engine):
-            scribbled([step, beams], how)
-
         def end(self, images, rewards, prompts, engine):
             scribbled([images, rewards, prompts], how)
 
-    plain = run(example(smooth), watch=[dsearch.HeldOut({"left": left}, every=1)])
-    watch = [
-        dsearch.HeldOut({"left": Scribbles(left, how)}, every=1),
-        Scribbler(),
-        lambda step, beams: scribbled([step, beams], how),
-    ]
+    class OnTheWay(dsearch.Watcher):
+        def survivors(self, step, beams, engine):
+            scribbled([step, beams], how)
+
+    by_step = example(smooth).program is None  # a tree takes no step with all its beams
+    plain = run(example(smooth), watch=[dsearch.HeldOut({"left": left}, every=int(by_step))])
+    watch = [dsearch.HeldOut({"left": Scribbles(left, how)}, every=int(by_step)), Scribbler()]
+    if by_step:
+        watch += [OnTheWay(), lambda step, beams: scribbled([step, beams], how)]
     watched = run(example(smooth), watch=watch, chunks=chunks)
     assert_same_result(watched, plain)
     for ours, theirs in zip(watched.looks, plain.looks, strict=True):

@@ -196,7 +196,7 @@ def test_thumbnails_in_several_rows_are_found_where_they_are(count, whose):
     Image.fromarray(sheet.numpy()).save(into, "webp", quality=90)
     trace = SimpleNamespace(child=[torch.tensor([kept])])
     rung = _ladder.Rung(None, _ladder.Coding(32, 90), whose)
-    drawn = _ladder._drawn(SimpleNamespace(rows=[count], trace=trace, group=0), {0: into.getvalue()}, rung, map)
+    drawn = _ladder._drawn(SimpleNamespace(tiles=[count], trace=trace, group=0), {0: into.getvalue()}, rung, map)
     coded, held, columns = drawn["strips"]["0"]
     assert drawn["tile"] == (64, 48) and held == (kept if whose == "kept" else None)
     picture = np.asarray(Image.open(BytesIO(base64.b64decode(coded))).convert("L"), dtype=float)

@@ -53,7 +53,7 @@ def test_the_demonstrations_methods_are_those_of_the_readme():
 
 
 def test_a_name_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="no study is called 'dmeo'; choose among demo, frontier"):
+    with pytest.raises(ValueError, match="no study is called 'dmeo'; choose among demo, ensemble, frontier"):
         studies.path("dmeo")
     with pytest.raises(FileNotFoundError):
         load("dmeo")

@@ -1,4 +1,4 @@
-"""What search makes a model write that was told nothing: numbers, with the OCR reward.
+"""What search makes a model write that was told nothing: numbers, with the OCR reward as the judge and as the guide.
 
     pip install 'dsearch-diffusion[ocr]'
     python benchmarks/writer_search.py --out writer --docs docs/writer.md
@@ -35,14 +35,18 @@ from dsearch.compare.intervals import over_seeds
 
 BEGIN, END = "<!-- writer: begin -->", "<!-- writer: end -->"
 NUMBERS = ("472", "305", "816", "529", "137", "960")
-STEPS, BILL = 20, 12
+STEPS, BILL = 20, 16
 METHODS: dict[str, Any] = {
     "plain": partial(methods.plain, beams=1),
     "best-of-N": methods.best_of_n,
-    "DTS*": methods.dts_star,
+    "DTS*": partial(methods.dts_star, lam=1.0),
     "SVDD": methods.svdd,
-    "DSearch-R": partial(methods.dsearch_r, beams=3, rows_per_step=12, search="all"),
+    "DSearch-R": partial(methods.dsearch_r, beams=4, rows_per_step=16, search="all"),
 }
+SEARCHES = [(name, "classifier") for name in METHODS] + [("best-of-N", "OCR"), ("SVDD", "OCR")]
+"""Each method, and what steers it."""
+
+FILES = {"guide": "guide.safetensors", "unet": "unet"}
 
 
 def prompt_of(number: str) -> str:
@@ -84,52 +88,46 @@ def framed(images: Tensor) -> Tensor:
     return torch.nn.functional.normalize(flat - flat.mean(1, keepdim=True), dim=1)
 
 
-def run(name: str, reward: Any, model: trained.Writer, seeds: int, folder: Path) -> dict[str, Any]:
-    """One method on all numbers and seeds; its best pictures go beside its file."""
-    method, scores, found = method_of(name, reward), [], []
+def run(name: str, reward: Any, judge: Any, model: Any, seeds: int) -> tuple[dict[str, Any], Tensor]:
+    """One method on all numbers and seeds -> what the OCR says of its best pictures, and these, `[S, P, 96, 192]`."""
+    method, prompts, scores, found = method_of(name, reward), [prompt_of(number) for number in NUMBERS], [], []
     began = time.process_time()
     for seed in range(seeds):
-        prompts = [prompt_of(number) for number in NUMBERS]
         result = dsearch.search(model, method, prompts, seed=seed, chunks=dsearch.Chunks(network=96))
-        scores.append(result.rewards[:, 0].tolist())
         found.append(result.images[:, 0])
-        print(f"{name}, seed {seed}: {result.rewards[:, 0].mean():.3f}", flush=True)
-    np.save(folder / f"{name}.npy", (torch.stack(found)[:, :, 0] * 255).round().byte().numpy())
-    return {"scores": scores, "bill": list(method.bill(STEPS)), "seconds": time.process_time() - began}
+    seconds = (time.process_time() - began) / (seeds * len(prompts))
+    scores = [judge(images, prompts).tolist() for images in found]
+    return {"scores": scores, "bill": list(method.bill(STEPS)), "seconds": seconds}, torch.stack(found)[:, :, 0]
 
 
-def shown(folder: Path, name: str) -> Tensor:
-    """`[S, P, 3, 96, 192]`, the pictures that a method found."""
-    return torch.from_numpy(np.load(folder / f"{name}.npy")).float()[:, :, None].expand(-1, -1, 3, -1, -1) / 255
-
-
-def table(blocks: Mapping[str, Mapping[str, Any]], nearest: Mapping[str, Sequence[Sequence[bool]]]) -> str:
-    head = ["method", "OCR reward", "above best-of-N", "read in full", "nearest is the number", "rows", "readings"]
-    lines = ["| " + " | ".join([*head, "CPU seconds"]) + " |", "|" + " --- |" * (len(head) + 1)]
-    base = torch.tensor(blocks["best-of-N"]["scores"], dtype=torch.float64)
-    for name, block in blocks.items():
+def table(blocks: Mapping[tuple[str, str], Mapping[str, Any]], nearest: Mapping[tuple[str, str], Tensor]) -> str:
+    """A line a search; differences are from best-of-N by the classifier, at the seeds that both have."""
+    head = ["method", "steered by", "read in full", "share that is read", "above best-of-N", "nearest is the number"]
+    lines = ["| " + " | ".join([*head, "rows", "CPU seconds"]) + " |", "|" + " --- |" * (len(head) + 2)]
+    base = torch.tensor(blocks["best-of-N", "classifier"]["scores"], dtype=torch.float64)
+    for search, block in blocks.items():
         cells = torch.tensor(block["scores"], dtype=torch.float64)
-        own, above = over_seeds(cells), over_seeds(cells - base)
+        own, above = over_seeds(cells), over_seeds(cells - base[: len(cells)])
         assert own is not None and above is not None
         text = f"{above.mean:+.2f} [{above.low:+.2f}, {above.high:+.2f}]"
-        hits = sum(sum(row) for row in nearest[name])
-        row = [name, f"{own.mean:.2f} [{own.low:.2f}, {own.high:.2f}]"]
-        row += ["" if name == "best-of-N" else text if above.is_clear else f"{text} n.s."]
-        row += [f"{int((cells == 1).sum())} of {cells.numel()}", f"{hits} of {cells.numel()}"]
-        row += [str(block["bill"][0]), str(block["bill"][2]), f"{block['seconds'] / cells.numel():.1f}"]
+        name, steered = search
+        row = [name, "" if name == "plain" else steered, f"{int((cells == 1).sum())} of {cells.numel()}"]
+        row += [f"{own.mean:.2f} [{own.low:.2f}, {own.high:.2f}]"]
+        row += ["" if search == ("best-of-N", "classifier") else text if above.is_clear else f"{text} n.s."]
+        row += [f"{int(nearest[search].sum())} of {cells.numel()}", str(block["bill"][0]), f"{block['seconds']:.2f}"]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
 def grid(pictures: Mapping[str, Tensor], scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
-    """A row a method, a column a number: its first two seeds, framed where the OCR reads the number."""
+    """A row a search, a column a number: its first two seeds, framed where the OCR reads the number."""
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
     def font(size: int, face: str = "DejaVuSans") -> Any:
         return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"), size)
 
-    left, top, w, h, gap, seeds = 110, 40, 120, 60, 8, 2
+    left, top, w, h, gap, seeds = 130, 40, 120, 60, 8, 2
     height = seeds * (h + 4) + gap
     size = (left + len(NUMBERS) * (w + gap), top + len(pictures) * height)
     page = Image.new("RGB", size, "white")
@@ -142,7 +140,7 @@ def grid(pictures: Mapping[str, Tensor], scores: Mapping[str, Sequence[Sequence[
         for s in range(seeds):
             for p in range(len(NUMBERS)):
                 x, z = left + p * (w + gap), y + s * (h + 4)
-                array = (images[s, p] * 255).round().byte().permute(1, 2, 0).numpy()
+                array = (images[s, p] * 255).round().byte().numpy()
                 page.paste(Image.fromarray(array).resize((w, h), Image.Resampling.LANCZOS), (x, z))
                 if scores[name][s][p] == 1:
                     pen.rectangle((x - 1, z - 1, x + w, z + h), outline=(20, 150, 60), width=3)
@@ -152,40 +150,51 @@ def grid(pictures: Mapping[str, Tensor], scores: Mapping[str, Sequence[Sequence[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("writer"), help="folder of the weights and what was found")
-    parser.add_argument("--seeds", type=int, default=3, help="of each number, at least 2")
+    parser.add_argument("--seeds", type=int, default=8, help="of each number, at least 2")
+    parser.add_argument("--ocr-seeds", type=int, default=2, help="where the OCR steers, which takes longer")
     parser.add_argument("--docs", type=Path, help="page whose table and pictures are made anew")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if not (args.out / "unet").exists():
-        subprocess.run([sys.executable, trained.__file__, "--out", str(args.out)], check=True)
+    missing = [part for part, file in FILES.items() if not (args.out / file).exists()]
+    if missing:
+        subprocess.run([sys.executable, trained.__file__, "--out", str(args.out), "--parts", *missing], check=True)
     from dsearch.rewards import OCR
 
-    model, reward, blocks = trained.load(args.out, STEPS), OCR(), {}
-    for name in METHODS:
-        file = args.out / f"{name}.json"
+    model, judge = trained.load(args.out, STEPS), OCR()
+    rewards: dict[str, Any] = {"classifier": trained.load_guide(args.out), "OCR": judge}
+    blocks, pictures = {}, {}
+    for name, steered in SEARCHES:
+        file = args.out / f"{name}_{steered}.json"
         if not file.exists():
-            file.write_text(json.dumps(run(name, reward, model, args.seeds, args.out)))
-        blocks[name] = json.loads(file.read_text())
-    numbers, pictures = [f"{i:03d}" for i in range(1000)], {name: shown(args.out, name) for name in blocks}
-    judge = Nearest(trained.enlarged(trained.dataset(8000, seed=1000) / 127.5 - 1), 8 * numbers)
+            seeds = args.ocr_seeds if steered == "OCR" else args.seeds
+            block, images = run(name, rewards[steered], judge, model, seeds)
+            np.save(file.with_suffix(".npy"), (images * 255).round().byte().numpy())
+            file.write_text(json.dumps(block))
+        blocks[name, steered] = json.loads(file.read_text())
+        pictures[name, steered] = torch.from_numpy(np.load(file.with_suffix(".npy"))) / 255
+        print(name, steered, blocks[name, steered], flush=True)
+    numbers = [f"{i:03d}" for i in range(1000)]
+    closest = Nearest(trained.enlarged(trained.dataset(8000, seed=1000) / 127.5 - 1), 8 * numbers)
     nearest = {
-        name: [[said == number for said, number in zip(judge(row), NUMBERS, strict=True)] for row in images]
-        for name, images in pictures.items()
+        search: torch.tensor([[a == b for a, b in zip(closest(row[:, None]), NUMBERS, strict=True)] for row in images])
+        for search, images in pictures.items()
     }
-    drawn = judge(trained.enlarged(trained.dataset(1000, seed=1001) / 127.5 - 1))
+    drawn = closest(trained.enlarged(trained.dataset(1000, seed=1001) / 127.5 - 1))
     right = sum(said == number for said, number in zip(drawn, numbers, strict=True))
     text = table(blocks, nearest)
-    print(text, f"\nnearest names {right} of 1000 drawn pictures")
+    print(text, f"\nthe nearest is right for {right} of 1000 drawn pictures")
     if args.docs is None:
         return
-    images = args.docs.parent / "img"
-    grid(pictures, {name: block["scores"] for name, block in blocks.items()}, images / "writer_grid.png")
-    trained.sheet(trained.samples(model, 32), images / "writer_samples.png")
+    folder = args.docs.parent / "img"
+    titles = {search: search[0] + (" by OCR" if search[1] == "OCR" else "") for search in SEARCHES}
+    scores = {titles[search]: block["scores"] for search, block in blocks.items()}
+    grid({titles[search]: images for search, images in pictures.items()}, scores, folder / "writer_grid.png")
+    trained.sheet(trained.samples(model, 32), folder / "writer_samples.png")
     about = (
         f"{date.today()}, {platform.machine()}, dsearch {dsearch.__version__}, torch {torch.__version__}, one thread; "
-        f"{STEPS} steps, {len(NUMBERS)} numbers, {args.seeds} seeds each; intervals are 95%, over seeds, on these "
-        f"numbers. `nearest` names {right} of 1000 drawn pictures rightly. Made by:\n\n```\n"
-        "python benchmarks/writer_search.py --out writer --docs docs/writer.md\n```"
+        f"{STEPS} steps, numbers {', '.join(NUMBERS)}; intervals are 95%, over seeds, on these numbers; seconds are of "
+        f"one search. The nearest of 8000 drawn pictures is of the right number for {right} of 1000 others. Made by:"
+        "\n\n```\npython benchmarks/writer_search.py --out writer --docs docs/writer.md\n```"
     )
     rewrite(args.docs, f"{about}\n\n{text}", BEGIN, END)
 

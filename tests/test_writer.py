@@ -87,12 +87,24 @@ def test_the_nearest_picture_is_the_same_number(pictures):
     assert writer_search.Nearest(images, numbers)(moved) == numbers
 
 
+def test_a_few_steps_teach_the_guide_to_read(pictures):
+    """The last two digits of 48 pictures that it has seen; the first is 0 in all."""
+    torch.manual_seed(0)
+    reward = writer.Likeness(writer.train_guide(writer.guide(), pictures, steps=80, batch=32))
+    images = writer.enlarged(pictures / 127.5 - 1)
+    right = reward(images, [writer_search.prompt_of(f"{i:03d}") for i in range(48)])
+    wrong = reward(images, [writer_search.prompt_of(f"{(i + 11) % 48:03d}") for i in range(48)])
+    assert right.shape == (48,) and right.max() <= 0
+    assert (right > wrong).float().mean() > 0.75  # by luck, a half
+
+
 def test_the_grid_and_the_table_are_made(tmp_path):
-    images = torch.rand(2, len(writer_search.NUMBERS), 3, 96, 192)
-    scores = torch.rand(2, len(writer_search.NUMBERS)).tolist()
+    images, shape = torch.rand(2, len(writer_search.NUMBERS), 96, 192), (2, len(writer_search.NUMBERS))
+    scores = torch.rand(shape).tolist()
     scores[0][0] = 1
-    blocks = {name: {"scores": scores, "bill": [240, 1, 1, 0], "seconds": 1.0} for name in ("plain", "best-of-N")}
-    lines = writer_search.table(blocks, {name: [[True] * 6] * 2 for name in blocks}).splitlines()
-    assert len(lines) == 4 and "| 1 of 12 | 12 of 12 |" in lines[2]
+    searches = [("plain", "classifier"), ("best-of-N", "classifier")]
+    blocks = {search: {"scores": scores, "bill": [240, 1, 1, 0], "seconds": 1.0} for search in searches}
+    lines = writer_search.table(blocks, dict.fromkeys(searches, torch.ones(shape))).splitlines()
+    assert len(lines) == 4 and all("| 1 of 12 |" in line and "| 12 of 12 |" in line for line in lines[2:])
     writer_search.grid({"plain": images}, {"plain": scores}, tmp_path / "grid.png")
     assert (tmp_path / "grid.png").stat().st_size > 1000

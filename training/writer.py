@@ -126,6 +126,54 @@ def train(
     return unet.eval()
 
 
+def guide() -> torch.nn.Module:
+    """Pictures `[N, 1, 24, 48]` -> logits of their three digits, `[N, 3, 10]`."""
+    nn = torch.nn
+    convs = [nn.Conv2d(1, 24, 5, 2, 2), nn.SiLU(), nn.Conv2d(24, 48, 3, 2, 1), nn.SiLU(), nn.Conv2d(48, 48, 3, 1, 1)]
+    ends = [nn.SiLU(), nn.Flatten(), nn.Linear(48 * HEIGHT * WIDTH // 16, 128), nn.SiLU(), nn.Linear(128, 10 * DIGITS)]
+    return nn.Sequential(*convs, *ends, nn.Unflatten(1, (DIGITS, 10)))
+
+
+def standard(grey: torch.Tensor) -> torch.Tensor:
+    """`[N, 1, H, W]` with mean 0 and deviation 1 each, for neither paper nor ink counts."""
+    return (grey - grey.mean((1, 2, 3), keepdim=True)) / grey.std((1, 2, 3), keepdim=True).clamp(min=1e-2)
+
+
+def train_guide(net: torch.nn.Module, pictures: torch.Tensor, steps: int, batch: int = 128, seed: int = 0) -> Any:
+    """On pictures with others shining through and noise, for posterior means are blends before they are pictures."""
+    rng, grey = torch.Generator().manual_seed(seed), pixels(pictures)
+    digits = torch.tensor([[i // 10**k % 10 for k in range(DIGITS - 1, -1, -1)] for i in range(len(pictures))])
+    optimiser = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    began, right = time.process_time(), 0.0
+    for step in range(1, steps + 1):
+        rows = torch.randint(len(grey), (5, batch), generator=rng)
+        x, *others = grey[rows].float() / 255
+        kept, noise = 0.3 + 0.7 * torch.rand(batch, 1, 1, 1, generator=rng), torch.rand(batch, 1, 1, 1, generator=rng)
+        x = kept * x + (1 - kept) * sum(others) / 4 + 0.2 * noise * torch.randn(x.shape, generator=rng)
+        said = net(standard(x))
+        loss = F.cross_entropy(said.flatten(0, 1), digits[rows[0]].flatten())
+        cosine = 0.02 + 0.49 * (1 + math.cos(math.pi * step / steps))
+        descend(optimiser, loss, 2e-3 * min(1, 15 * step / steps) * cosine)
+        right += float((said.argmax(-1) == digits[rows[0]]).float().mean()) / 200
+        if step % 200 == 0:
+            print(f"{time.process_time() - began:6.0f} s  guide, step {step}  digits {right:.3f}", flush=True)
+            right = 0.0
+    return net.eval()
+
+
+class Likeness:
+    """How sure the guide is of the number in the prompt's quotes: `[R, 3, 96, 192]`, prompts -> `[R]` log p in nats."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        self.net = net
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        asked = torch.tensor([[int(digit) for digit in prompt.split('"')[1]] for prompt in prompts])
+        log_p = self.net(standard(F.avg_pool2d(images[:, :1], UPSCALE))).log_softmax(-1)
+        return log_p.gather(-1, asked[..., None]).sum((1, 2))
+
+
 class Writer(DDPM):
     """The model as a denoiser: prompts reach the reward alone, pictures are `[R, 3, 96, 192]`, large enough to read.
 
@@ -159,6 +207,15 @@ def load(folder: Path, steps: int = 30) -> Writer:
     return Writer(UNet2DModel.from_pretrained(folder / "unet").eval(), steps)
 
 
+def load_guide(folder: Path) -> Likeness:
+    """The trained guide of a folder."""
+    from safetensors.torch import load_file
+
+    net = guide()
+    net.load_state_dict(load_file(folder / "guide.safetensors"))
+    return Likeness(net.eval())
+
+
 @torch.no_grad()
 def samples(model: Writer, number: int, seed: int = 0) -> torch.Tensor:
     """Plain samples, `[N, 3, 96, 192]`."""
@@ -188,12 +245,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="+", choices=("guide", "unet"), default=("guide", "unet"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    unet = network()
     pictures = dataset(args.pictures, args.seed)
+    if "guide" in args.parts:
+        from safetensors.torch import save_file
+
+        net = train_guide(guide(), pictures, args.steps // 2, seed=args.seed)
+        save_file(net.state_dict(), args.out / "guide.safetensors")
+    if "unet" not in args.parts:
+        return
+    torch.manual_seed(args.seed)
+    unet = network()
     print(count(unet), "parameters;", len(pictures), "pictures", flush=True)
 
     def save(unet: Any, step: int) -> None:

@@ -100,6 +100,14 @@ def run(name: str, reward: Any, judge: Any, model: Any, seeds: int) -> tuple[dic
     return {"scores": scores, "bill": list(method.bill(STEPS)), "seconds": seconds}, torch.stack(found)[:, :, 0]
 
 
+def share(hits: int, number: int) -> str:
+    """With Wilson's 95% interval, in percent."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(hits, number).proportion_ci(method="wilson")
+    return f"{hits} of {number} ({100 * low:.0f} to {100 * high:.0f}%)"
+
+
 def table(blocks: Mapping[tuple[str, str], Mapping[str, Any]], nearest: Mapping[tuple[str, str], Tensor]) -> str:
     """A line a search; differences are from best-of-N by the classifier, at the seeds that both have."""
     head = ["method", "steered by", "read in full", "share that is read", "above best-of-N", "nearest is the number"]
@@ -111,10 +119,10 @@ def table(blocks: Mapping[tuple[str, str], Mapping[str, Any]], nearest: Mapping[
         assert own is not None and above is not None
         text = f"{above.mean:+.2f} [{above.low:+.2f}, {above.high:+.2f}]"
         name, steered = search
-        row = [name, "" if name == "plain" else steered, f"{int((cells == 1).sum())} of {cells.numel()}"]
-        row += [f"{own.mean:.2f} [{own.low:.2f}, {own.high:.2f}]"]
+        row = [name, "" if name == "plain" else steered, share(int((cells == 1).sum()), cells.numel())]
+        row += [f"{own.mean:.2f} [{own.low:.2f}, {own.high:.2f}]" if own.low < own.high else f"{own.mean:.2f}"]
         row += ["" if search == ("best-of-N", "classifier") else text if above.is_clear else f"{text} n.s."]
-        row += [f"{int(nearest[search].sum())} of {cells.numel()}", str(block["bill"][0]), f"{block['seconds']:.2f}"]
+        row += [share(int(nearest[search].sum()), cells.numel()), str(block["bill"][0]), f"{block['seconds']:.2f}"]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -127,7 +135,7 @@ def grid(pictures: Mapping[str, Tensor], scores: Mapping[str, Sequence[Sequence[
     def font(size: int, face: str = "DejaVuSans") -> Any:
         return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"), size)
 
-    left, top, w, h, gap, seeds = 130, 40, 120, 60, 8, 2
+    left, top, w, h, gap, seeds = 170, 40, 120, 60, 8, 2
     height = seeds * (h + 4) + gap
     size = (left + len(NUMBERS) * (w + gap), top + len(pictures) * height)
     page = Image.new("RGB", size, "white")
@@ -151,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("writer"), help="folder of the weights and what was found")
     parser.add_argument("--seeds", type=int, default=8, help="of each number, at least 2")
-    parser.add_argument("--ocr-seeds", type=int, default=2, help="where the OCR steers, which takes longer")
+    parser.add_argument("--ocr-seeds", type=int, default=4, help="where the OCR steers, which takes longer")
     parser.add_argument("--docs", type=Path, help="page whose table and pictures are made anew")
     args = parser.parse_args()
     torch.set_num_threads(1)

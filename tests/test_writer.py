@@ -105,6 +105,7 @@ def test_the_grid_and_the_table_are_made(tmp_path):
     searches = [("plain", "classifier"), ("best-of-N", "classifier")]
     blocks = {search: {"scores": scores, "bill": [240, 1, 1, 0], "seconds": 1.0} for search in searches}
     lines = writer_search.table(blocks, dict.fromkeys(searches, torch.ones(shape))).splitlines()
-    assert len(lines) == 4 and all("| 1 of 12 |" in line and "| 12 of 12 |" in line for line in lines[2:])
+    assert len(lines) == 4
+    assert all("| 1 of 12 (1 to 35%) |" in line and "| 12 of 12 (76 to 100%) |" in line for line in lines[2:])
     writer_search.grid({"plain": images}, {"plain": scores}, tmp_path / "grid.png")
     assert (tmp_path / "grid.png").stat().st_size > 1000

@@ -152,7 +152,7 @@ def grid(pictures: Mapping[str, Tensor], scores: Mapping[str, Sequence[Sequence[
                 page.paste(Image.fromarray(array).resize((w, h), Image.Resampling.LANCZOS), (x, z))
                 if scores[name][s][p] == 1:
                     pen.rectangle((x - 1, z - 1, x + w, z + h), outline=(20, 150, 60), width=3)
-    page.save(path, optimize=True)
+    page.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:

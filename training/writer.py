@@ -228,11 +228,11 @@ def samples(model: Writer, number: int, seed: int = 0) -> torch.Tensor:
 
 
 def sheet(images: torch.Tensor, path: Path, columns: int = 8) -> None:
-    """Pictures `[N, 3, H, W]` side by side, half their size."""
+    """Grey pictures `[N, 3, H, W]` side by side, half their size."""
     from PIL import Image
 
-    rows = [torch.cat(list(row), dim=-1) for row in images.split(columns)]
-    array = (torch.cat(rows, dim=-2) * 255).round().byte().permute(1, 2, 0).numpy()
+    rows = [torch.cat(list(row), dim=-1) for row in images[:, 0].split(columns)]
+    array = (torch.cat(rows, dim=-2) * 255).round().byte().numpy()
     image = Image.fromarray(array)
     image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS).save(path, optimize=True)
 

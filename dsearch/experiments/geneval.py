@@ -39,7 +39,9 @@ def export_geneval(
         out: a new folder.
         metadata: GenEval's `evaluation_metadata.jsonl`, or lines of its kind for other prompts: without it every image
             would count as correct.
-        method, objective, model: names in the experiment; needed where it has several.
+        method: its name in the experiment; needed where there are several.
+        objective: likewise.
+        model: likewise.
         budget: index among its budgets, from 0; likewise.
 
     Returns:

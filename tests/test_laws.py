@@ -158,6 +158,8 @@ class Reordered:
 def test_permuting_the_beams_of_a_group_permutes_the_result(example, seed, data):
     method = step_by_step(example)
     prompts = PROMPTS[:1] if method.pool else PROMPTS  # a pool's beams carry prompts by their position
+    if method.name == "ses":
+        pytest.skip("its x_T share the bands of their prompt, which are drawn once")
     recorder, seen = Recorder(dsearch.KeyedRng(seed, tuple(range(len(prompts))))), []
     one = run(method, prompts, rng=recorder, watch=[lambda step, beams: seen.append(beams.x)])
     if {kind for kind, _, _ in recorder.drawn} != {"normal"}:
@@ -355,7 +357,9 @@ def test_kl_is_a_number_of_nats_or_absent(example):
         assert result.kl.shape == result.rewards.shape and (result.kl >= 0).all()
     assert result.log_w.isfinite().all() and result.log_z.isfinite().all()
     method = example(smooth)
-    assert (result.kl is None) == (method.decides or method.name in {"zero_order", "pg", "iterref", "epsilon_greedy"})
+    assert (result.kl is None) == (
+        method.decides or method.name in {"zero_order", "pg", "iterref", "epsilon_greedy", "ses"}
+    )
 
 
 @every_method

@@ -22,6 +22,7 @@ from .published import published as published
 from .random_search import random_search as random_search
 from .rbf import rbf as rbf
 from .rerd import rerd as rerd
+from .ses import ses as ses
 from .sop import sop as sop
 from .svdd import svdd as svdd
 from .tempered import tempered as tempered

@@ -134,7 +134,7 @@ class Retained:
 
     def parts(self, total: int) -> Runs:
         """The noise of a few of the `total` particles at a time."""
-        return Runs(self, total)  # type: ignore[arg-type]  # what it asks of a source is here
+        return Runs(self, total)
 
     def _with_kept(self, key: tuple[str, str, int], fresh: Tensor) -> Tensor:
         if key in self.kept:

@@ -118,7 +118,7 @@ class Near:
 class Runs:
     """The noise of some runs of a round: that of all is drawn, for any may become the next pivot."""
 
-    near: Near
+    near: Rng
     total: int
     start: int = 0
 

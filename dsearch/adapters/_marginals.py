@@ -73,4 +73,4 @@ def marginals(scheduler: Any, times: Tensor) -> tuple[str, list[float], list[flo
 
 def beyond(scheduler: Any) -> bool:
     """Whether the sigmas of a flow's scheduler are those of x_0 + s n, and no flow's, which end at 1 (Cosmos)."""
-    return bool(torch.as_tensor(scheduler.sigmas).max() > 1 + 1e-3)
+    return bool(torch.as_tensor(scheduler.sigmas, device="cpu").max() > 1 + 1e-3)

@@ -303,7 +303,8 @@ def tree_plan(
     values = tuple(positive(f"values at level {level}", count, at_least=0) for level, count in enumerate(values))
     if len(nodes) < 2 or len(values) != len(nodes) - 1:
         raise ValueError(f"{len(nodes)} levels of nodes and {len(values)} of values; give T + 1 and T")
-    if positive("keep", keep) > nodes[-1]:
+    keep, size = positive("keep", keep), positive("size", size, at_least=0)
+    if keep > nodes[-1]:
         raise ValueError(f"keep={keep} exceeds the {nodes[-1]} images that may be made")
     idle = tuple(count > 0 for count in values[1:])
     width, alive = (1,) * len(values), (*nodes[1:-1], keep)

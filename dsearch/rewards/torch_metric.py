@@ -76,7 +76,7 @@ class TorchMetric:
         finally:
             if hasattr(self.metric, "reset"):
                 self.metric.reset()
-        if not (isinstance(said, Tensor | float) and torch.as_tensor(said).numel() == 1):
+        if not (isinstance(said, float) or (isinstance(said, Tensor) and said.numel() == 1)):
             shape = f"shape {list(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
             raise ValueError(f"{type(self.metric).__name__} returned {shape} for one picture; a reward is one number")
         return float(said)

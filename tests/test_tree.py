@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -405,6 +406,7 @@ def test_what_cannot_be_is_refused_where_it_is_made(make, says):
     [
         ({"rng": KeyedRng(0, (0,)).under("mine").parts(1)}, "give seed and ids, not rng"),
         ({"watch": [dsearch.Target(0.0)]}, "takes no step with all its beams"),
+        ({"share": SimpleNamespace(rank=0, size=2)}, "decides as it goes, which 2 processes cannot share"),
         ({"watch": [lambda step, beams: None]}, "takes no step with all its beams"),
         ({"watch": [dsearch.HeldOut({"r": smooth}, every=1)]}, "takes no step with all its beams"),
     ],

@@ -134,16 +134,15 @@ class Tree:
         """What requests cost: a row for a sample that arrives at a noisy level, a decode and a reward for an image."""
         whole, asked = Bill(), set[Node]()
         for request in requests:
-            match request:
-                case Draw(node, n):
-                    whole = whole.plus(self.arrival(node.level + 1), n)
-                case Noise(_, to):
-                    whole = whole.plus(self.arrival(to))
-                case Value(nodes):
-                    for node in {*nodes} - asked:
-                        if math.isnan(node.value):
-                            whole = whole.plus(self._cost(node.level, self.num_steps))
-                    asked |= {*nodes}
+            if isinstance(request, Draw):
+                whole = whole.plus(self.arrival(request.node.level + 1), request.n)
+            elif isinstance(request, Noise):
+                whole = whole.plus(self.arrival(request.to))
+            else:
+                for node in {*request.nodes} - asked:
+                    if math.isnan(node.value):
+                        whole = whole.plus(self._cost(node.level, self.num_steps))
+                asked |= {*request.nodes}
         return whole
 
     def arrival(self, level: int) -> Bill:

@@ -115,6 +115,13 @@ def test_what_never_goes_back_is_plain_sampling(seed):
         same(plain, method, seed)
 
 
+@given(seed=SEEDS, bar=st.floats(-5, 0))
+@few
+def test_one_bar_for_all_levels_is_the_same_bar_at_each(seed, bar):
+    for make in (methods.dfs, methods.threshold):
+        same(make(smooth, bar=bar), make(smooth, bar=[bar] * 5), seed)
+
+
 @given(seed=SEEDS, width=st.integers(1, 4))
 @few
 def test_a_bar_out_of_reach_is_svdd(seed, width):

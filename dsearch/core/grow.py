@@ -35,7 +35,6 @@ class Grown:
         trace: one `Step` per level; `alive` and the values are those of the nodes there, -inf where a tree has fewer.
         lineage: for each level `[B, N]`, every node, by its number.
         parent: for each level `[B, N]`, the number of each node's parent, at the level before; -1 where there is none.
-        trees: one per prompt.
     """
 
     beams: Beams
@@ -43,7 +42,6 @@ class Grown:
     trace: list[Step]
     lineage: list[Tensor]
     parent: list[Tensor]
-    trees: list[Tree]
 
 
 class Rows:
@@ -295,4 +293,4 @@ def grow(engine: Engine, method: Method, plan: Plan, groups: int, watching: Watc
         )
     beams, images = forest.chosen(nodes)
     trace, lineage, parents = forest.traced(watching)
-    return Grown(beams, images, trace, lineage, parents, trees)
+    return Grown(beams, images, trace, lineage, parents)

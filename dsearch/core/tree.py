@@ -21,10 +21,23 @@ from typing import NamedTuple, Protocol
 import torch
 
 from .contract import Rng
-from .plan import Bill, TreePlan
+from .plan import Bill, TreePlan, positive
 from .rng import invert_cdf
 
-__all__ = ["Best", "Draw", "Node", "Noise", "Program", "Request", "Tree", "Value", "descend", "pilot", "quantile"]
+__all__ = [
+    "Bars",
+    "Best",
+    "Draw",
+    "Node",
+    "Noise",
+    "Program",
+    "Request",
+    "Tree",
+    "Value",
+    "descend",
+    "pilot",
+    "quantile",
+]
 
 
 @dataclass(eq=False)
@@ -250,3 +263,48 @@ def quantile(values: Sequence[float], q: float) -> float:
     low = math.floor(at)
     high = min(low + 1, len(values) - 1)
     return values[low] if at == low else values[low] + (at - low) * (values[high] - values[low])
+
+
+@dataclass(frozen=True)
+class Bars:
+    """What values are held to, level by level: given in units of the reward, or set by plain runs of the same prompt.
+
+    Attributes:
+        given: one for all levels or one for each of the T - 1 on the way; None for those of a pilot.
+        pass_rate: the share of a pilot's values that reach the bar of their level, in [0, 1].
+        pilot: plain runs that set the bars; none are made where these are given.
+
+    Raises:
+        ValueError: naming the value and the bound.
+    """
+
+    given: float | Sequence[float] | None
+    pass_rate: float
+    pilot: int
+
+    def __post_init__(self) -> None:
+        if self.given is None:
+            object.__setattr__(self, "pilot", positive("pilot", self.pilot))
+        elif not isinstance(self.given, int | float):
+            object.__setattr__(self, "given", tuple(self.given))
+        if not 0 <= self.pass_rate <= 1:
+            raise ValueError(f"pass_rate={self.pass_rate} is outside [0, 1]")
+
+    @property
+    def runs(self) -> int:
+        """Of the pilot; 0 where there is none."""
+        return self.pilot if self.given is None else 0
+
+    def check(self, num_steps: int) -> None:
+        """Raises a ValueError where other levels are named than a run of so many steps has on the way."""
+        if isinstance(self.given, tuple) and num_steps > 1 and len(self.given) != num_steps - 1:
+            raise ValueError(
+                f"bar names {len(self.given)} levels, but there are {num_steps - 1} on the way; give one for each"
+            )
+
+    def levels(self, tree: Tree) -> Generator[Request, Answer, list[float]]:
+        """Runs the pilot, if there is one. Returns the bar of each level below the clean one."""
+        if self.given is None:
+            values = yield from pilot(tree, self.runs)
+            return [quantile(some, 1 - self.pass_rate) for some in values]
+        return [float(self.given)] * tree.num_steps if isinstance(self.given, int | float) else [math.nan, *self.given]

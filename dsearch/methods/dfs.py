@@ -8,9 +8,8 @@ from ..core import potential, selection
 from ..core.contract import Reward
 from ..core.method import Method, Sized, Value
 from ..core.plan import Plan, positive, tree_plan
-from ..core.tree import Best, Draw, Node, Noise, Request, Tree, quantile
+from ..core.tree import Bars, Best, Draw, Node, Noise, Request, Tree
 from ..core.tree import Value as Ask
-from ..core.tree import pilot as piloted
 from ..core.value import posterior_mean
 
 __all__ = ["dfs"]
@@ -51,17 +50,14 @@ def dfs(
     Raises:
         ValueError: naming the value and the bound.
     """
-    runs = 0 if bar is not None else positive("pilot", pilot)
-    for name, share in (("depth", depth), ("pass_rate", pass_rate), ("start", start)):
+    bars = Bars(bar, pass_rate, pilot)
+    runs = bars.runs
+    for name, share in (("depth", depth), ("start", start)):
         if not 0 <= share <= 1 or (name == "depth" and share == 0):
             raise ValueError(f"{name}={share} is outside {'(0' if name == 'depth' else '[0'}, 1]")
-    bars = bar if bar is None or isinstance(bar, int | float) else tuple(bar)
 
     def plan(back: int, num_steps: int) -> Plan:
-        if isinstance(bars, tuple) and num_steps > 1 and len(bars) != num_steps - 1:
-            raise ValueError(
-                f"bar names {len(bars)} levels, but there are {num_steps - 1} on the way; give one for each"
-            )
+        bars.check(num_steps)
         first, far = _levels(num_steps, start, depth)
         nodes = [runs + 1 + back] * num_steps + [runs + 1]
         values = [0 if level == 0 else runs + (1 + back) * (level >= first) for level in range(num_steps)]
@@ -77,7 +73,7 @@ def dfs(
         potential=potential.none,
         select=selection.top_k(),
         name="dfs",
-        program=DepthFirst(runs, bars, pass_rate, start, depth),
+        program=DepthFirst(bars, start, depth),
     ).checked()
 
 
@@ -90,9 +86,7 @@ def _levels(num_steps: int, start: float, depth: float) -> tuple[int, int]:
 class DepthFirst(Best):
     """The program of `dfs`."""
 
-    runs: int
-    bar: float | tuple[float, ...] | None
-    pass_rate: float
+    bars: Bars
     start: float
     depth: float
 
@@ -103,7 +97,7 @@ class DepthFirst(Best):
 
     def grow(self, tree: Tree) -> Generator[Request, list[Node], None]:
         """The pilot, then one way down with so many ways back."""
-        bars = yield from self._bars(tree)
+        bars = yield from self.bars.levels(tree)
         first, depth = _levels(tree.num_steps, self.start, self.depth)
         left = tree.plan.size
         tried: list[list[Node]] = [[] for _ in range(tree.num_steps)]
@@ -120,13 +114,6 @@ class DepthFirst(Best):
                         continue
                     node = max(tried[node.level], key=lambda one: one.value)
             (node,) = yield Draw(node)
-
-    def _bars(self, tree: Tree) -> Generator[Request, list[Node], list[float]]:
-        """One for each level."""
-        if self.bar is None:
-            values = yield from piloted(tree, self.runs)
-            return [quantile(some, 1 - self.pass_rate) for some in values]
-        return [math.nan, *self.bar] if isinstance(self.bar, tuple) else [float(self.bar)] * tree.num_steps
 
 
 def example(reward: Reward) -> Method:

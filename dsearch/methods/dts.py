@@ -8,7 +8,7 @@ from ..core import potential, selection
 from ..core.contract import Reward
 from ..core.method import Method, Sized
 from ..core.plan import Plan, positive, tree_plan
-from ..core.tree import Best, Draw, Node, Request, Tree
+from ..core.tree import Best, Node, Request, Tree, descend
 from ..core.value import posterior_mean
 
 __all__ = ["dts", "dts_star"]
@@ -84,9 +84,7 @@ class Sampling(Best):
             node = tree.root
             while len(node.children) >= self.cap(node) and not tree.clean(node):
                 node = self.descend(tree, node)
-            while not tree.clean(node):
-                (node,) = yield Draw(node)
-            self.back_up(tree, node)
+            self.back_up(tree, (yield from descend(tree, node)))
 
     def cap(self, node: Node) -> int:
         """Children that a node may have by now."""

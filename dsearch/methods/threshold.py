@@ -9,9 +9,8 @@ from ..core import potential, selection
 from ..core.contract import Reward
 from ..core.method import Method, Sized, Value
 from ..core.plan import Plan, positive, tree_plan
-from ..core.tree import Best, Draw, Node, Request, Tree, quantile
+from ..core.tree import Bars, Best, Draw, Node, Request, Tree
 from ..core.tree import Value as Ask
-from ..core.tree import pilot as piloted
 from ..core.value import posterior_mean
 
 __all__ = ["threshold"]
@@ -53,19 +52,14 @@ def threshold(
     Raises:
         ValueError: naming the value and the bound.
     """
-    runs = 0 if bar is not None else positive("pilot", pilot)
-    if not 0 <= pass_rate <= 1:
-        raise ValueError(f"pass_rate={pass_rate} is outside [0, 1]")
     if isinstance(bar, str) and bar not in get_args(Bar):
         raise ValueError(f"bar={bar!r} is not known; give numbers, or one of {', '.join(get_args(Bar))}")
-    bars = bar if bar is None or isinstance(bar, str | int | float) else tuple(bar)
-    starts = positive("starts", starts)
+    rule = bar if isinstance(bar, str) else None
+    bars = Bars(math.inf if isinstance(bar, str) else bar, pass_rate, pilot)
+    runs, starts = bars.runs, positive("starts", starts)
 
     def plan(width: int, num_steps: int) -> Plan:
-        if isinstance(bars, tuple) and num_steps > 1 and len(bars) != num_steps - 1:
-            raise ValueError(
-                f"bar names {len(bars)} levels, but there are {num_steps - 1} on the way; give one for each"
-            )
+        bars.check(num_steps)
         idle = num_steps - 1
         reach = [1 + (width - 1) * level for level in range(1, num_steps)]  # a level gets all that is left, or less
         nodes = [runs + starts, *(runs + n for n in reach), runs + 1 + spend_all * (width - 1) * idle]
@@ -80,7 +74,7 @@ def threshold(
         potential=potential.none,
         select=selection.best_child,
         name="threshold",
-        program=OneByOne(runs, bars, pass_rate, starts, spend_all),
+        program=OneByOne(bars, rule, starts, spend_all),
     ).checked()
 
 
@@ -88,15 +82,14 @@ def threshold(
 class OneByOne(Best):
     """The program of `threshold`."""
 
-    runs: int
-    bar: float | tuple[float, ...] | str | None
-    pass_rate: float
+    bars: Bars
+    rule: str | None
     starts: int
     spend_all: bool
 
     def grow(self, tree: Tree) -> Generator[Request, list[Node], None]:
         """The pilot, then one way down."""
-        bars = yield from self._bars(tree)
+        bars = yield from self.bars.levels(tree)
         nodes = yield Draw(tree.root, self.starts)
         if self.starts > 1:
             yield Ask(nodes)
@@ -114,18 +107,9 @@ class OneByOne(Best):
         yield Draw(node, 1 + left * self.spend_all)
 
     def _passes(self, child: Node, parent: Node, best: float, bars: list[float]) -> bool:
-        if self.bar == "parent":
+        if self.rule == "parent":
             return not child.value <= parent.value  # of a parent without a value any child will do
-        return child.value > best if self.bar == "best" else child.value >= bars[child.level]
-
-    def _bars(self, tree: Tree) -> Generator[Request, list[Node], list[float]]:
-        """One for each level; none where they are no numbers."""
-        if self.bar is None:
-            values = yield from piloted(tree, self.runs)
-            return [quantile(some, 1 - self.pass_rate) for some in values]
-        if isinstance(self.bar, str):
-            return []
-        return [math.nan, *self.bar] if isinstance(self.bar, tuple) else [float(self.bar)] * tree.num_steps
+        return child.value > best if self.rule == "best" else child.value >= bars[child.level]
 
 
 def _value(node: Node) -> float:
